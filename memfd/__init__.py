@@ -1,0 +1,170 @@
+"""Anonymous memory that any process can be handed, and that the kernel seals.
+
+Every public name is here, and nothing else.  The names of arrays need NumPy and load it
+on first use.
+"""
+
+import os as _os
+
+from memfd import _reduction
+from memfd._core import (
+    F_ADD_SEALS,
+    F_GET_SEALS,
+    F_SEAL_EXEC,
+    F_SEAL_FUTURE_WRITE,
+    F_SEAL_GROW,
+    F_SEAL_SEAL,
+    F_SEAL_SHRINK,
+    F_SEAL_WRITE,
+    MFD_ALLOW_SEALING,
+    MFD_CLOEXEC,
+    MFD_EXEC,
+    MFD_HUGE_1GB,
+    MFD_HUGE_1MB,
+    MFD_HUGE_2GB,
+    MFD_HUGE_2MB,
+    MFD_HUGE_8MB,
+    MFD_HUGE_16GB,
+    MFD_HUGE_16MB,
+    MFD_HUGE_32MB,
+    MFD_HUGE_64KB,
+    MFD_HUGE_256MB,
+    MFD_HUGE_512KB,
+    MFD_HUGE_512MB,
+    MFD_HUGE_MASK,
+    MFD_HUGE_SHIFT,
+    MFD_HUGETLB,
+    MFD_NOEXEC_SEAL,
+    Seal,
+    SealError,
+    __version__,
+    add_seals,
+    get_seals,
+    get_size,
+    memfd_create,
+    set_size,
+)
+from memfd._file import Memfd, create, from_bytes
+from memfd._mapping import Mapping, map, unmap
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from memfd._array import (
+        Array,
+        attach,
+        empty,
+        empty_like,
+        freeze,
+        full,
+        full_like,
+        share,
+        zeros,
+        zeros_like,
+    )
+
+_NUMPY_NAMES = (
+    "Array",
+    "attach",
+    "empty",
+    "empty_like",
+    "freeze",
+    "full",
+    "full_like",
+    "share",
+    "zeros",
+    "zeros_like",
+)
+
+# `map` is left out: a star import should not take the built-in function away.
+__all__ = [
+    "F_ADD_SEALS",
+    "F_GET_SEALS",
+    "F_SEAL_EXEC",
+    "F_SEAL_FUTURE_WRITE",
+    "F_SEAL_GROW",
+    "F_SEAL_SEAL",
+    "F_SEAL_SHRINK",
+    "F_SEAL_WRITE",
+    "MFD_ALLOW_SEALING",
+    "MFD_CLOEXEC",
+    "MFD_EXEC",
+    "MFD_HUGETLB",
+    "MFD_HUGE_16GB",
+    "MFD_HUGE_16MB",
+    "MFD_HUGE_1GB",
+    "MFD_HUGE_1MB",
+    "MFD_HUGE_256MB",
+    "MFD_HUGE_2GB",
+    "MFD_HUGE_2MB",
+    "MFD_HUGE_32MB",
+    "MFD_HUGE_512KB",
+    "MFD_HUGE_512MB",
+    "MFD_HUGE_64KB",
+    "MFD_HUGE_8MB",
+    "MFD_HUGE_MASK",
+    "MFD_HUGE_SHIFT",
+    "MFD_NOEXEC_SEAL",
+    "Array",
+    "Mapping",
+    "Memfd",
+    "Seal",
+    "SealError",
+    "__version__",
+    "add_seals",
+    "attach",
+    "create",
+    "empty",
+    "empty_like",
+    "freeze",
+    "from_bytes",
+    "full",
+    "full_like",
+    "get_include",
+    "get_seals",
+    "get_size",
+    "memfd_create",
+    "set_size",
+    "share",
+    "unmap",
+    "zeros",
+    "zeros_like",
+]
+
+
+def get_include():
+    """Return the folder to give to ``cython -I`` for ``cimport memfd``.
+
+    Only needed with an editable install of this package; otherwise Cython finds its
+    ``.pxd`` files by itself.
+
+    Returns
+    -------
+    str
+        The folder that contains the package.
+
+    Examples
+    --------
+    >>> import memfd, os
+    >>> os.path.exists(os.path.join(memfd.get_include(), "memfd", "__init__.pxd"))
+    True
+    """
+    return _os.path.dirname(_os.path.dirname(_os.path.abspath(__file__)))
+
+
+def __getattr__(name):
+    if name not in _NUMPY_NAMES:
+        raise AttributeError(f"module 'memfd' has no attribute {name!r}")
+    try:
+        arrays = _reduction.load_arrays()
+    except ModuleNotFoundError as error:
+        if error.name != "numpy":
+            raise
+        raise ImportError(
+            f"memfd.{name} needs NumPy: pip install 'memfd[numpy]'", name="numpy"
+        ) from None
+    globals().update({name: getattr(arrays, name) for name in _NUMPY_NAMES})
+    return globals()[name]
+
+
+def __dir__():
+    return sorted({*globals(), *_NUMPY_NAMES})

@@ -1,0 +1,722 @@
+"""Arrays: `Array` is a NumPy array whose memory is a memfd, and the memfd a .npy file."""
+
+import _thread
+import functools
+import math
+import os
+
+import numpy as np
+
+from memfd import _core, _file, _mapping, _npy
+from memfd._core import Seal
+
+_FIXED_SIZE = Seal.SHRINK | Seal.GROW
+_SEALED = Seal.IMMUTABLE | Seal.SEAL
+
+# What labelled containers have and arrays have not: sharing them would lose the labels.
+_LABELLED = ("__dataframe__", "__arrow_c_stream__", "iloc", "coords")
+_SPARSE = ("tocsr", "todense")
+
+# Two threads that freeze one memfd would undo each other's steps.
+_freezing = _thread.allocate_lock()
+
+
+class Array(np.ndarray):
+    """A NumPy array whose memory is a memfd.
+
+    Made by `share`, `empty`, `zeros`, `full`, `freeze` and `attach`.  Views of it are
+    Arrays over the same memory; results of arithmetic and copies are ordinary arrays, or
+    have ``memfd`` None.  The array keeps its memory alive, whatever else is closed.
+
+    In multiprocessing an Array, and any view of one, travels as a descriptor: the
+    receiver maps the same pages.  Pickled otherwise it becomes an ordinary array.
+
+    Examples
+    --------
+    >>> import memfd, numpy as np
+    >>> a = memfd.share(np.arange(6).reshape(2, 3))
+    >>> a[:, 1].memfd is a.memfd
+    True
+    >>> (a + 1).__class__.__name__
+    'ndarray'
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, *args, **kwargs):
+        raise TypeError("use memfd.share(), empty(), zeros(), full() or attach()")
+
+    @property
+    def memfd(self):
+        """Memfd or None: The memfd behind this array, which is a .npy file.
+
+        None for a copy, and for an array that was frozen: it goes on with pages of its
+        own.
+        """
+        memory = memory_of(self)
+        return None if memory is None else memory.memfd
+
+    def __array_wrap__(self, array, context=None, return_scalar=None):
+        # A result is no memfd, except where this array was given as `out`.
+        if array is self:
+            return self
+        if return_scalar is None:  # NumPy 1
+            return_scalar = array.ndim == 0
+        return array[()] if return_scalar else array.view(np.ndarray)
+
+    def __reduce__(self):
+        return self.view(np.ndarray).__reduce__()
+
+    def __reduce_ex__(self, protocol):
+        return self.view(np.ndarray).__reduce_ex__(protocol)
+
+
+class Memory(_mapping.Mapping):
+    """All of a memfd in memory, and the memfd; the end of an Array's ``.base`` chain."""
+
+    __slots__ = ("memfd",)
+
+
+def memory_of(array):
+    """Return the Memory that `array` lies in, or None."""
+    base = array.base
+    while base is not None:
+        if type(base) is memoryview:
+            base = base.obj
+        elif type(base) is Memory:
+            return base
+        else:  # an array, or what as_strided() puts between
+            base = getattr(base, "base", None)
+    return None
+
+
+def place(array, memory):
+    """Return where in its memory an array begins, or None if it reaches outside."""
+    if array.size == 0:
+        return 0
+    offset = array.__array_interface__["data"][0] - memory.address
+    reach = [(n - 1) * step for n, step in zip(array.shape, array.strides, strict=True)]
+    low = offset + sum(step for step in reach if step < 0)
+    high = offset + sum(step for step in reach if step > 0) + array.itemsize
+    return offset if 0 <= low and high <= memory.size else None
+
+
+def view(memory, dtype, shape, offset, strides=None, order="C"):
+    """Return an Array in `memory`; NumPy checks that it does not reach outside."""
+    # numpy.frombuffer keeps an export of the mapping, numpy.ndarray(buffer=) does not.
+    whole = np.frombuffer(memory, np.uint8)
+    if strides is not None and 0 in shape:
+        strides = None  # of an empty array they mean nothing, and may be refused
+    return np.ndarray.__new__(Array, shape, dtype, whole, offset, strides, order)
+
+
+def map_memory(memfd, mode):
+    """Map all of `memfd` and remember it."""
+    memory = Memory(memfd, mode)
+    memory.memfd = memfd
+    return memory
+
+
+def share(array, *, mode="r", dtype=None, order="K", name=None):
+    """Copy an array into a memfd that other processes can map.
+
+    Parameters
+    ----------
+    array : array_like
+        What to share.  An Array that is immutable already is not copied.
+    mode : {"r", "r+"}, optional
+        "r": sealed, immutable for everyone, for ever.  "r+": writable by all who hold
+        it.
+    dtype : dtype, optional
+        Convert to this type.
+    order : {"K", "A", "C", "F"}, optional
+        Order in memory; "K" and "A" keep Fortran order, and give C order otherwise.
+    name : str, bytes or os.PathLike, optional
+        Label of the memfd; by default its type and shape: ``float32[1080,1920,3]``.
+
+    Returns
+    -------
+    Array
+        With the same contents, and ``.memfd`` holding them as a .npy file.
+
+    Raises
+    ------
+    TypeError
+        The array would be damaged: objects, masks, labels, sparse matrices, text, or a
+        dtype that .npy does not give back.
+    ValueError
+        `mode` or `order` is unknown.
+    OSError
+        ``EMFILE``: too many open files.  ``EFBIG``: beyond RLIMIT_FSIZE.
+
+    See Also
+    --------
+    freeze : make an array immutable without a copy.
+
+    Notes
+    -----
+    Since Linux 3.17.  Memory that another process may write (mode "r+") is not safe for
+    indexing with arrays taken from it: NumPy reads an index twice.
+
+    Examples
+    --------
+    >>> import memfd, numpy as np
+    >>> a = memfd.share(np.arange(4.0))
+    >>> a[0] = 1
+    Traceback (most recent call last):
+    ...
+    ValueError: assignment destination is read-only
+    >>> float(np.load(a.memfd.path).sum())
+    6.0
+    """
+    if mode not in ("r", "r+"):
+        raise ValueError(f'mode must be "r" or "r+", got {mode!r}')
+    source = _source(array, dtype, order)
+    if mode == "r" and isinstance(source, Array) and _is_immutable(source):
+        return source.view()
+    fortran = source.flags.f_contiguous and not source.flags.c_contiguous
+    header = _npy.header(source.dtype, source.shape, fortran)
+    memfd = _file.create(_name(name, source.dtype, source.shape))
+    try:
+        _mapping.fill(memfd, header)
+        _mapping.fill(memfd, source.T if fortran else source, len(header))
+        _core.add_seals(memfd, _SEALED if mode == "r" else _FIXED_SIZE)
+        memory = map_memory(memfd, mode)
+    except BaseException:
+        memfd.close()
+        raise
+    order = "F" if fortran else "C"
+    return view(memory, source.dtype, source.shape, len(header), order=order)
+
+
+def empty(shape, dtype=float, order="C", *, populate=False, name=None):
+    """Return a new array in a memfd, writable by all who hold it.
+
+    Parameters
+    ----------
+    shape : int or tuple of int
+        Shape of the array.
+    dtype : dtype, optional
+        Type of its elements.
+    order : {"C", "F"}, optional
+        Order in memory.
+    populate : bool, optional
+        Make the pages now, not when they are first touched.
+    name : str, bytes or os.PathLike, optional
+        Label of the memfd; by default its type and shape.
+
+    Returns
+    -------
+    Array
+        Of zeros.  Its size is sealed: nobody can take memory away under it.
+
+    Raises
+    ------
+    TypeError
+        `dtype` refers to objects, or .npy does not give it back.
+    ValueError
+        A negative dimension, or more bytes than a file can have.
+    OSError
+        ``EMFILE``: too many open files.  ``EFBIG``: beyond RLIMIT_FSIZE.
+        ``ENOMEM``: no address space.
+
+    See Also
+    --------
+    freeze : make it immutable when it is filled.
+
+    Notes
+    -----
+    Since Linux 3.17.  Memory that another process may write is not safe for indexing
+    with arrays taken from it: NumPy reads an index twice.  `freeze` it first.
+
+    Examples
+    --------
+    >>> import memfd
+    >>> a = memfd.empty((2, 3))
+    >>> a[:] = 7
+    >>> a.memfd.name
+    'float64[2,3]'
+    """
+    if order not in ("C", "F"):
+        raise ValueError(f'order must be "C" or "F", got {order!r}')
+    dtype = np.dtype(dtype)
+    if dtype.subdtype is not None:
+        dtype, inner = dtype.subdtype
+    else:
+        inner = ()
+    shape = (*_shape(shape), *inner)
+    header = _npy.header(dtype, shape, order == "F" and _differs_in_order(shape))
+    size = len(header) + math.prod(shape) * dtype.itemsize
+    if size > 2**63 - 1:
+        raise ValueError(f"shape {shape} of {dtype} needs {size} bytes, too many")
+    memfd = _file.create(_name(name, dtype, shape), size)
+    try:
+        _mapping.fill(memfd, header)
+        _core.add_seals(memfd, _FIXED_SIZE)
+        memory = map_memory(memfd, "r+")
+    except BaseException:
+        memfd.close()
+        raise
+    if populate:
+        memory._populate()
+    return view(memory, dtype, shape, len(header), order=order)
+
+
+def zeros(shape, dtype=float, order="C", *, populate=False, name=None):
+    """Return a new array of zeros in a memfd, writable by all who hold it.
+
+    The same as `empty`: new memory of a memfd is zero.
+
+    Parameters
+    ----------
+    shape : int or tuple of int
+        Shape of the array.
+    dtype : dtype, optional
+        Type of its elements.
+    order : {"C", "F"}, optional
+        Order in memory.
+    populate : bool, optional
+        Make the pages now, not when they are first touched.
+    name : str, bytes or os.PathLike, optional
+        Label of the memfd; by default its type and shape.
+
+    Returns
+    -------
+    Array
+        As for `empty`, which see also for the errors.
+
+    Examples
+    --------
+    >>> import memfd
+    >>> memfd.zeros(3, int).tolist()
+    [0, 0, 0]
+    """
+    return empty(shape, dtype, order, populate=populate, name=name)
+
+
+def full(shape, fill_value, dtype=None, order="C", *, populate=False, name=None):
+    """Return a new array in a memfd, filled with one value, writable by all who hold it.
+
+    Parameters
+    ----------
+    shape : int or tuple of int
+        Shape of the array.
+    fill_value : scalar or array_like
+        What to fill it with.
+    dtype : dtype, optional
+        Type of its elements; that of `fill_value` by default.
+    order : {"C", "F"}, optional
+        Order in memory.
+    populate : bool, optional
+        Make the pages first.
+    name : str, bytes or os.PathLike, optional
+        Label of the memfd; by default its type and shape.
+
+    Returns
+    -------
+    Array
+        As for `empty`, which see also for the errors.
+
+    Examples
+    --------
+    >>> import memfd
+    >>> memfd.full(3, 1.5).tolist()
+    [1.5, 1.5, 1.5]
+    """
+    if dtype is None:
+        dtype = np.asarray(fill_value).dtype
+    array = empty(shape, dtype, order, populate=populate, name=name)
+    np.copyto(array, fill_value, casting="unsafe")
+    return array
+
+
+def empty_like(
+    prototype, dtype=None, order="K", *, shape=None, populate=False, name=None
+):
+    """Return a new array in a memfd, with the shape and type of another.
+
+    Parameters
+    ----------
+    prototype : array_like
+        Gives shape, type and order.
+    dtype, order, shape : optional
+        Instead of those of `prototype`.
+    populate : bool, optional
+        Make the pages now, not when they are first touched.
+    name : str, bytes or os.PathLike, optional
+        Label of the memfd; by default its type and shape.
+
+    Returns
+    -------
+    Array
+        As for `empty`, which see also for the errors.
+
+    Examples
+    --------
+    >>> import memfd, numpy as np
+    >>> memfd.empty_like(np.ones((2, 3), "f4")).memfd.name
+    'float32[2,3]'
+    """
+    shape, dtype, order = _like(prototype, dtype, order, shape)
+    return empty(shape, dtype, order, populate=populate, name=name)
+
+
+def zeros_like(
+    prototype, dtype=None, order="K", *, shape=None, populate=False, name=None
+):
+    """Return a new array of zeros in a memfd, with the shape and type of another.
+
+    Parameters
+    ----------
+    prototype : array_like
+        Gives shape, type and order.
+    dtype, order, shape : optional
+        Instead of those of `prototype`.
+    populate : bool, optional
+        Make the pages now, not when they are first touched.
+    name : str, bytes or os.PathLike, optional
+        Label of the memfd; by default its type and shape.
+
+    Returns
+    -------
+    Array
+        As for `empty`, which see also for the errors.
+
+    Examples
+    --------
+    >>> import memfd, numpy as np
+    >>> memfd.zeros_like(np.ones(2)).tolist()
+    [0.0, 0.0]
+    """
+    shape, dtype, order = _like(prototype, dtype, order, shape)
+    return empty(shape, dtype, order, populate=populate, name=name)
+
+
+def full_like(
+    prototype,
+    fill_value,
+    dtype=None,
+    order="K",
+    *,
+    shape=None,
+    populate=False,
+    name=None,
+):
+    """Return a new array in a memfd, like another in shape and type, filled.
+
+    Parameters
+    ----------
+    prototype : array_like
+        Gives shape, type and order.
+    fill_value : scalar or array_like
+        What to fill it with.
+    dtype, order, shape : optional
+        Instead of those of `prototype`.
+    populate : bool, optional
+        Make the pages first.
+    name : str, bytes or os.PathLike, optional
+        Label of the memfd; by default its type and shape.
+
+    Returns
+    -------
+    Array
+        As for `empty`, which see also for the errors.
+
+    Examples
+    --------
+    >>> import memfd, numpy as np
+    >>> memfd.full_like(np.ones(2), 3).tolist()
+    [3.0, 3.0]
+    """
+    shape, dtype, order = _like(prototype, dtype, order, shape)
+    return full(shape, fill_value, dtype, order, populate=populate, name=name)
+
+
+def attach(x, mode="r", *, require=Seal.SHRINK, max_size=None, dense=False):
+    """Open the array that a memfd holds, without a copy.
+
+    Parameters
+    ----------
+    x : Memfd, int, path or Array
+        A memfd that holds a .npy file.  An int is a descriptor, which is duplicated and
+        stays yours; a path is opened; an Array (or a view of one) is mapped once more,
+        in another mode.
+    mode : {"r", "r+", "c"}, optional
+        Read-only; shared and writable; or copy-on-write, which is allowed on sealed
+        memfds.
+    require : Seal or None, optional
+        Seals that must be there.  ``Seal.SHRINK`` keeps others from taking memory away
+        under the array; ``Seal.IMMUTABLE`` proves that the data never change.  None: I
+        trust whoever holds it.
+    max_size, dense : optional
+        For an int or a path, as for `Memfd.from_fd`.
+
+    Returns
+    -------
+    Array
+        Over the memory of the memfd.
+
+    Raises
+    ------
+    SealError
+        Seals in `require` are missing.
+    ValueError
+        No memfd, no .npy file, or a header that lies: a shape beyond the size, objects.
+    PermissionError
+        "r+" of a memfd that is sealed against writing, or of a read-only descriptor.
+
+    Notes
+    -----
+    The header is read as hostile input; nothing is unpickled.  Memory that another
+    process may write is not safe for indexing with arrays taken from it.
+
+    Examples
+    --------
+    >>> import memfd, numpy as np
+    >>> f = memfd.share(np.arange(3)).memfd
+    >>> memfd.attach(f).tolist()
+    [0, 1, 2]
+    >>> mine = memfd.attach(f, "c")
+    >>> mine[:] = 7
+    """
+    _mapping.check_mode(mode)
+    if isinstance(x, np.ndarray):
+        memory, offset = _memory_and_place(x)
+        _file.check_seals(memory.memfd, require)
+        memory = map_memory(memory.memfd, mode)
+        return view(memory, x.dtype, x.shape, offset, x.strides)
+    if isinstance(x, _file.Memfd):
+        _file.check_seals(x, require)
+        return _attach(x, mode)
+    if isinstance(x, (str, bytes, os.PathLike)):
+        access = os.O_RDWR if mode == "r+" else os.O_RDONLY
+        fd = os.open(x, access | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    elif hasattr(x, "__index__") and not isinstance(x, bool):
+        fd = os.dup(x.__index__())
+    else:
+        raise TypeError(
+            "x must be a Memfd, a descriptor, a path or an Array, "
+            f"not {type(x).__name__}"
+        )
+    try:
+        memfd = _file.Memfd.from_fd(
+            fd, require=require, max_size=max_size, dense=dense
+        )
+    except BaseException:
+        os.close(fd)
+        raise
+    try:
+        return _attach(memfd, mode)
+    except BaseException:
+        memfd.close()
+        raise
+
+
+def freeze(array, *, copy=False):
+    """Make an array immutable for everyone, for ever, without a copy.
+
+    Parameters
+    ----------
+    array : Array
+        A writable array, or a view of one.
+    copy : bool, optional
+        Share a sealed copy instead; the way out when others still map it writable.
+
+    Returns
+    -------
+    Array
+        Over the same memory, now sealed, at the same place in it.  `array` itself
+        becomes read-only; it and all older views keep their contents, on pages of their
+        own, without a memfd, like arrays of mode "c".
+
+    Raises
+    ------
+    ValueError
+        `array` is not over a memfd, or was mapped copy-on-write.
+    BufferError
+        This process maps it writable with something else than arrays.
+    OSError
+        ``EBUSY``: another process maps it writable; the message names those that can be
+        seen.  Nothing has changed, and what was written meanwhile is kept.
+
+    Notes
+    -----
+    No thread may write while it is frozen.  A child that was forked while the array was
+    writable is another process that maps it.
+
+    Examples
+    --------
+    >>> import memfd
+    >>> a = memfd.zeros(3)
+    >>> a[1] = 5
+    >>> a = memfd.freeze(a)
+    >>> a.memfd.seals & memfd.Seal.IMMUTABLE == memfd.Seal.IMMUTABLE
+    True
+    """
+    if copy:
+        return share(np.asarray(array))
+    memory, offset = _memory_and_place(array)
+    memfd = memory.memfd
+    with _freezing:
+        if memfd.seals & Seal.IMMUTABLE != Seal.IMMUTABLE:
+            _seal_under(memfd)
+        elif memory.mode == "r":
+            return array.view()
+    fresh = map_memory(memfd, "r")
+    frozen = view(fresh, array.dtype, array.shape, offset, array.strides)
+    array.flags.writeable = False
+    return frozen
+
+
+def _seal_under(memfd):
+    """Turn this process's shared mappings of `memfd` private, and seal it."""
+    status = os.fstat(memfd.fileno())
+    shared = [
+        mapping
+        for mapping in _mapping.live(status.st_dev, status.st_ino)
+        if isinstance(mapping, _mapping.Mapping) and mapping.mode == "r+"
+    ]
+    private = []
+    try:
+        for mapping in shared:
+            mapping._make_private(memfd.fileno())
+            private.append(mapping)
+        memfd.seal(_SEALED)
+    except BaseException:
+        for mapping in private:
+            mapping._make_shared(memfd.fileno())
+        raise
+    for mapping in private:
+        if type(mapping) is Memory:
+            mapping.memfd = None
+
+
+def _attach(memfd, mode):
+    """Map the .npy file in `memfd`, which was checked."""
+    dtype, shape, fortran, offset = _npy.read_header(memfd.fileno(), memfd.size)
+    memory = map_memory(memfd, mode)
+    return view(memory, dtype, shape, offset, order="F" if fortran else "C")
+
+
+def _memory_and_place(array):
+    """Return the Memory of an Array, whose memfd is open, and where in it it lies."""
+    memory = memory_of(array) if isinstance(array, np.ndarray) else None
+    if memory is None or memory.memfd is None:
+        raise ValueError(
+            f"{type(array).__name__} has no memfd of its own; memfd.share() copies it "
+            "into one"
+        )
+    if memory.mode == "c":
+        raise ValueError(
+            "an array of mode 'c' has private pages that its memfd does not have; "
+            "memfd.share() copies it into a memfd"
+        )
+    if memory.memfd.closed:
+        raise ValueError(
+            f"the descriptor of {memory.memfd!r} was closed; memfd.share() copies the "
+            "array into a new memfd"
+        )
+    offset = place(array, memory)
+    if offset is None:
+        raise ValueError("the array reaches outside the memory of its memfd")
+    return memory, offset
+
+
+def _is_immutable(array):
+    memory = memory_of(array)
+    return (
+        memory is not None
+        and memory.mode == "r"
+        and memory.memfd is not None
+        and not memory.memfd.closed
+        and memory.memfd.seals & Seal.IMMUTABLE == Seal.IMMUTABLE
+        and place(array, memory) is not None
+    )
+
+
+def _source(array, dtype, order):
+    """Return `array` as a contiguous ndarray in C or Fortran order, or raise TypeError."""
+    if order not in ("K", "A", "C", "F"):
+        raise ValueError(f'order must be "K", "A", "C" or "F", got {order!r}')
+    if not isinstance(array, np.ndarray):
+        _check_not_labelled(array)
+        array = np.asarray(array, dtype)
+    elif type(array) not in (np.ndarray, Array, np.memmap):
+        _check_no_state(array)
+        array = np.asarray(array)
+    if dtype is not None:
+        array = array.astype(dtype, copy=False)
+    if isinstance(array, Array) and order in "KA" and _is_immutable(array):
+        return array
+    flags = array.flags
+    if order == "C" or (order in "KA" and not flags.f_contiguous):
+        return array if flags.c_contiguous else array.copy(order="C")
+    return array if flags.f_contiguous else array.copy(order="F")
+
+
+def _check_not_labelled(x):
+    kind = type(x)
+    if isinstance(x, (str, bytes)):
+        raise TypeError(
+            f"array must be numbers, not {kind.__name__}; memfd.from_bytes() takes bytes"
+        )
+    if any(hasattr(kind, name) for name in _SPARSE):
+        raise TypeError(
+            f"array must be dense, not {kind.__name__}: share its parts (.data, "
+            ".indices, .indptr), or x.toarray()"
+        )
+    if any(hasattr(kind, name) for name in _LABELLED):
+        raise TypeError(
+            f"array must not have labels, {kind.__name__} has: share x.to_numpy() or "
+            "single columns"
+        )
+
+
+def _check_no_state(array):
+    kind = type(array)
+    if hasattr(kind, "filled"):
+        raise TypeError("a masked array would lose its mask: share array.data and .mask")
+    if getattr(array, "__dict__", None):
+        raise TypeError(
+            f"{kind.__name__} carries {', '.join(array.__dict__)}, which would be lost: "
+            "share numpy.asarray(array)"
+        )
+
+
+def _like(prototype, dtype, order, shape):
+    if order not in ("K", "A", "C", "F"):
+        raise ValueError(f'order must be "K", "A", "C" or "F", got {order!r}')
+    if not isinstance(prototype, np.ndarray):
+        prototype = np.asarray(prototype)
+    if order in "KA":
+        flags = prototype.flags
+        order = "F" if flags.f_contiguous and not flags.c_contiguous else "C"
+    return (
+        prototype.shape if shape is None else shape,
+        prototype.dtype if dtype is None else dtype,
+        order,
+    )
+
+
+def _shape(shape):
+    """Return `shape` as a tuple of ints that are not negative."""
+    numbers = (shape,) if hasattr(shape, "__index__") else tuple(shape)
+    numbers = tuple(number.__index__() for number in numbers)
+    if any(number < 0 for number in numbers):
+        raise ValueError(f"shape must not be negative, got {shape!r}")
+    return numbers
+
+
+def _differs_in_order(shape):
+    """Tell whether C and Fortran order are not the same thing for this shape."""
+    return 0 not in shape and sum(number > 1 for number in shape) > 1
+
+
+def _name(name, dtype, shape):
+    return _default_name(dtype, shape) if name is None else name
+
+
+@functools.lru_cache(maxsize=256)
+def _default_name(dtype, shape):
+    name = f"{dtype.name}[{','.join(map(str, shape))}]"
+    return name.encode()[: _core.NAME_MAX].decode(errors="ignore")

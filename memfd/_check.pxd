@@ -1,0 +1,48 @@
+"""Arguments and errors: what every compiled module of the package does alike.
+
+Inline, so that no module needs another one's C functions at run time.
+"""
+
+from libc.errno cimport errno
+from posix.types cimport off_t
+
+cdef extern from "Python.h":
+    long long PyLong_AsLongLongAndOverflow(object number, int *overflow) except? -1
+
+
+cdef inline long long _integer(object value, str argument, int *overflow) except? -1:
+    if not isinstance(value, int):
+        if not hasattr(value, "__index__"):
+            raise TypeError(f"{argument} must be an int, not {type(value).__name__}")
+        value = value.__index__()
+    return PyLong_AsLongLongAndOverflow(value, overflow)
+
+
+cdef inline off_t size_argument(object value, str argument="size") except -1:
+    """Return a number of bytes, or raise what is wrong with the argument."""
+    cdef int overflow = 0
+    cdef long long size = _integer(value, argument, &overflow)
+    if size < 0 and overflow <= 0:
+        raise ValueError(f"{argument} must not be negative, got {value}")
+    if overflow:
+        raise OverflowError(f"{argument} must be below 2**63 bytes, got {value}")
+    return size
+
+
+cdef inline unsigned int flags_argument(
+    object value, str argument
+) except? 0xffffffff:
+    """Return flags as a C unsigned int; never truncate."""
+    cdef int overflow = 0
+    cdef long long flags = _integer(value, argument, &overflow)
+    if overflow or not 0 <= flags <= 0xffffffff:
+        raise OverflowError(f"{argument} must fit an unsigned int, got {value}")
+    return <unsigned int>flags
+
+
+cdef inline int raise_errno(str hint) except -1:
+    """Raise the OSError of errno, with `hint` (what to do about it) in its text."""
+    cdef int error = errno
+    import os
+    text = os.strerror(error)
+    raise OSError(error, f"{text}: {hint}" if hint else text)

@@ -1,0 +1,491 @@
+# cython: language_level=3, binding=True, embedsignature=False
+# cython: auto_pickle=False, autotestdict=False
+# cython: freethreading_compatible=True, subinterpreters_compatible=own_gil
+"""The system calls on a memfd: create, seal, size.
+
+Each has a C function without the GIL (in the .pxd, for other packages too) and a Python
+function beside it.  This is the only file that turns errno into exceptions with advice.
+"""
+
+import enum
+import os
+
+from cpython.object cimport PyObject_AsFileDescriptor
+from libc cimport errno
+from libc.string cimport strlen
+from posix.stat cimport fchmod, mode_t
+from posix.types cimport off_t
+from posix.unistd cimport close
+
+cimport memfd._linux as _linux
+
+from memfd._check cimport flags_argument, raise_errno, size_argument
+
+cdef extern from *:
+    const char *MEMFD_VERSION
+
+cdef extern from "Python.h":
+    bytes PyUnicode_EncodeFSDefault(object text)
+
+__version__ = MEMFD_VERSION.decode()
+
+cdef enum:
+    _NAME_MAX = 249  # bytes; the kernel puts "memfd:" before it and allows 255
+
+NAME_MAX = _NAME_MAX
+
+MFD_CLOEXEC = _linux.MFD_CLOEXEC
+MFD_ALLOW_SEALING = _linux.MFD_ALLOW_SEALING
+MFD_HUGETLB = _linux.MFD_HUGETLB
+MFD_NOEXEC_SEAL = _linux.MFD_NOEXEC_SEAL
+MFD_EXEC = _linux.MFD_EXEC
+MFD_HUGE_SHIFT = _linux.MFD_HUGE_SHIFT
+MFD_HUGE_MASK = _linux.MFD_HUGE_MASK
+MFD_HUGE_64KB = _linux.MFD_HUGE_64KB
+MFD_HUGE_512KB = _linux.MFD_HUGE_512KB
+MFD_HUGE_1MB = _linux.MFD_HUGE_1MB
+MFD_HUGE_2MB = _linux.MFD_HUGE_2MB
+MFD_HUGE_8MB = _linux.MFD_HUGE_8MB
+MFD_HUGE_16MB = _linux.MFD_HUGE_16MB
+MFD_HUGE_32MB = _linux.MFD_HUGE_32MB
+MFD_HUGE_256MB = _linux.MFD_HUGE_256MB
+MFD_HUGE_512MB = _linux.MFD_HUGE_512MB
+MFD_HUGE_1GB = _linux.MFD_HUGE_1GB
+MFD_HUGE_2GB = _linux.MFD_HUGE_2GB
+MFD_HUGE_16GB = _linux.MFD_HUGE_16GB
+F_ADD_SEALS = _linux.F_ADD_SEALS
+F_GET_SEALS = _linux.F_GET_SEALS
+F_SEAL_SEAL = _linux.F_SEAL_SEAL
+F_SEAL_SHRINK = _linux.F_SEAL_SHRINK
+F_SEAL_GROW = _linux.F_SEAL_GROW
+F_SEAL_WRITE = _linux.F_SEAL_WRITE
+F_SEAL_FUTURE_WRITE = _linux.F_SEAL_FUTURE_WRITE
+F_SEAL_EXEC = _linux.F_SEAL_EXEC
+
+
+class Seal(enum.IntFlag, boundary=enum.KEEP):
+    """What nobody can do to a memfd any more (``F_SEAL_*`` of fcntl(2)).
+
+    A seal cannot be taken off, holds for every process and every descriptor of the file,
+    and is enforced by the kernel.  Bits that this version does not know are kept.
+
+    Attributes
+    ----------
+    SEAL
+        Add further seals.
+    SHRINK
+        Make the file shorter.
+    GROW
+        Make the file longer.
+    WRITE
+        Write, and map it shared and writable.
+    FUTURE_WRITE
+        As WRITE, but mappings that exist go on writing (since Linux 5.1).
+    EXEC
+        Change the executable bits (since Linux 6.3).
+    IMMUTABLE
+        SHRINK, GROW and WRITE: the data can never change.
+
+    Examples
+    --------
+    >>> Seal.WRITE in Seal.IMMUTABLE
+    True
+    >>> Seal(0x40 | Seal.GROW) & Seal.GROW
+    <Seal.GROW: 4>
+    """
+
+    SEAL = _linux.F_SEAL_SEAL
+    SHRINK = _linux.F_SEAL_SHRINK
+    GROW = _linux.F_SEAL_GROW
+    WRITE = _linux.F_SEAL_WRITE
+    FUTURE_WRITE = _linux.F_SEAL_FUTURE_WRITE
+    EXEC = _linux.F_SEAL_EXEC
+    IMMUTABLE = _linux.F_SEAL_SHRINK | _linux.F_SEAL_GROW | _linux.F_SEAL_WRITE
+
+
+class SealError(ValueError):
+    """A memfd lacks seals that were required of it.
+
+    Parameters
+    ----------
+    message : str
+        What was refused.
+    missing : Seal
+        The required seals that are not there.
+    present : Seal
+        All seals that are there.
+    """
+
+    def __init__(self, message, missing, present):
+        super().__init__(message, missing, present)
+        self.missing = missing
+        self.present = present
+
+    def __str__(self):
+        return self.args[0]
+
+
+def check_size(value, /, argument="size"):
+    """Return `value` as an int that fits off_t, or raise naming `argument`."""
+    return size_argument(value, argument)
+
+
+cdef bytes _encoded(object name):
+    """Return `name` as the kernel wants it, or raise before it sees it."""
+    cdef bytes encoded
+    if type(name) is str:
+        encoded = PyUnicode_EncodeFSDefault(name)
+    elif isinstance(name, (str, bytes, os.PathLike)):
+        encoded = os.fsencode(name)
+    else:
+        raise TypeError(
+            f"name must be str, bytes or os.PathLike, not {type(name).__name__}"
+        )
+    if <Py_ssize_t>strlen(encoded) != len(encoded):
+        raise ValueError(f"name must not contain a null byte, got {name!r}")
+    if len(encoded) > _NAME_MAX:
+        raise ValueError(
+            f"name must encode to at most {_NAME_MAX} bytes, "
+            f"got {len(encoded)}: {name!r}"
+        )
+    return encoded
+
+
+cdef str _sysctl():
+    try:
+        with open("/proc/sys/vm/memfd_noexec") as file:
+            return file.read().strip()
+    except OSError:
+        return "?"
+
+
+cdef int _raise_create(unsigned int flags) except -1:
+    """Raise what memfd_create(2) or the calls right after it answered."""
+    cdef int error = errno.errno
+    if error == errno.EACCES:
+        hint = (
+            f"vm.memfd_noexec is {_sysctl()}: only memfds with MFD_NOEXEC_SEAL may be "
+            f"made here (executable=False), flags were {flags:#x}"
+        )
+    else:
+        hint = {
+            errno.EINVAL: (
+                f"this kernel does not know flags {flags:#x}, or the size is no "
+                "multiple of the huge page size"
+            ),
+            errno.EMFILE: "too many descriptors in this process (RLIMIT_NOFILE)",
+            errno.ENFILE: "too many open files on this machine (fs.file-max)",
+            errno.EFBIG: "the size is beyond RLIMIT_FSIZE or what a file can have",
+            errno.ENODEV: f"no huge pages of this size here, flags were {flags:#x}",
+            errno.ENOSYS: (
+                "memfd_create(2) is missing (Linux before 3.17) or kept from this "
+                "process by a seccomp filter"
+            ),
+            errno.EPERM: "a seccomp filter or security module forbids memfd_create(2)",
+        }.get(error, "")
+    errno.errno = error
+    return raise_errno(hint)
+
+
+def memfd_create(name, flags=_linux.MFD_CLOEXEC):
+    """Create an anonymous file in memory: ``memfd_create(2)`` with exactly `flags`.
+
+    Parameters
+    ----------
+    name : str, bytes or os.PathLike
+        A label of at most 249 encoded bytes, without a null byte.  Not unique, and
+        visible to whoever may read ``/proc/PID/fd`` and ``/proc/PID/maps``.
+    flags : int
+        ``MFD_*`` constants.
+
+    Returns
+    -------
+    int
+        A new descriptor, open for reading and writing, that the caller has to close.
+
+    Raises
+    ------
+    ValueError
+        `name` is too long or contains a null byte.
+    OverflowError
+        `flags` does not fit an unsigned int.
+    OSError
+        ``EINVAL``: this kernel does not know one of `flags`, or they contradict.
+        ``EACCES``: ``vm.memfd_noexec`` forbids an executable memfd.
+        ``EMFILE``, ``ENFILE``: too many open files.  ``ENODEV``: no such huge pages.
+        ``ENOSYS``, ``EPERM``: an old kernel or a seccomp filter.
+
+    See Also
+    --------
+    create : with safe defaults, fallbacks for older kernels, and an owner.
+
+    Notes
+    -----
+    Since Linux 3.17.  ``MFD_HUGETLB`` since 4.14, ``MFD_NOEXEC_SEAL`` (which implies
+    ``MFD_ALLOW_SEALING``) and ``MFD_EXEC`` since 6.3.  It does not need
+    ``os.memfd_create``, which Pythons built on an old C library lack.
+
+    Examples
+    --------
+    >>> import os
+    >>> fd = memfd_create("label", MFD_CLOEXEC | MFD_ALLOW_SEALING)
+    >>> os.close(fd)
+    """
+    cdef bytes encoded = _encoded(name)
+    cdef const char *label = encoded
+    cdef unsigned int bits = flags_argument(flags, "flags")
+    cdef int fd
+    with nogil:
+        fd = _linux.memfd_create(label, bits)
+    if fd == -1:
+        _raise_create(bits)
+    return fd
+
+
+cdef int _careful(
+    const char *name, unsigned int flags, mode_t mode, off_t size, bint sealable
+) noexcept nogil:
+    """Create with `flags`, falling back where the kernel is old.  -1 and errno."""
+    cdef int error, seals
+    cdef int fd = _linux.memfd_create(name, flags)
+    if fd == -1 and errno.errno == errno.EINVAL:
+        # Before Linux 6.3 the two exec flags are unknown; the mode below stands in.
+        flags &= ~(_linux.MFD_EXEC | _linux.MFD_NOEXEC_SEAL)
+        fd = _linux.memfd_create(name, flags)
+    if fd == -1:
+        return -1
+    # The kernel's default mode lets every user who was given a read-only descriptor
+    # re-open it for writing through /proc.
+    if fchmod(fd, mode) == 0 and (size == 0 or memfd_set_size(fd, size) == 0):
+        if sealable:
+            return fd
+        # MFD_NOEXEC_SEAL implies MFD_ALLOW_SEALING, so this takes a seal of its own.
+        seals = memfd_get_seals(fd)
+        if seals != -1 and (
+            seals & _linux.F_SEAL_SEAL
+            or memfd_add_seals(fd, _linux.F_SEAL_SEAL) == 0
+        ):
+            return fd
+    error = errno.errno
+    close(fd)
+    errno.errno = error
+    return -1
+
+
+def new(name, size, flags, mode, sealable, /):
+    """Create carefully and return the descriptor; `memfd.create` gives it an owner."""
+    cdef bytes encoded = _encoded(name)
+    cdef const char *label = encoded
+    cdef unsigned int bits = flags
+    cdef mode_t permissions = mode
+    cdef off_t length = size_argument(size)
+    cdef bint may_seal = sealable
+    cdef int fd
+    with nogil:
+        fd = _careful(label, bits, permissions, length, may_seal)
+    if fd == -1:
+        _raise_create(bits)
+    return fd
+
+
+def add_seals(fd, seals, /):
+    """Forbid changes to a memfd, for good, to everyone who holds it.
+
+    Parameters
+    ----------
+    fd : int or object with fileno()
+        Descriptor of a memfd, open for writing.
+    seals : Seal or int
+        Seals to add to those already set.
+
+    Returns
+    -------
+    Seal
+        All seals now set.
+
+    Raises
+    ------
+    OverflowError
+        `seals` does not fit an unsigned int.
+    PermissionError
+        ``EPERM``: `fd` is open for reading only, or carries ``Seal.SEAL``.
+    OSError
+        ``EBUSY``: ``Seal.WRITE`` while a shared mapping made through a writable
+        descriptor exists, in any process, or pages are pinned.  No seal is added then.
+        ``EINVAL``: `fd` is no memfd, or this kernel lacks one of `seals`.
+
+    Notes
+    -----
+    ``F_ADD_SEALS`` of fcntl(2), since Linux 3.17.  It can block for about 160 ms while
+    the kernel waits for pinned pages; the GIL is released.
+
+    Examples
+    --------
+    >>> import os
+    >>> fd = memfd_create("frame", MFD_ALLOW_SEALING)
+    >>> add_seals(fd, Seal.GROW | Seal.SHRINK)
+    <Seal.SHRINK|GROW: 6>
+    >>> os.close(fd)
+    """
+    cdef int descriptor = PyObject_AsFileDescriptor(fd)
+    cdef unsigned int bits = flags_argument(seals, "seals")
+    cdef int answer, now = -1
+    with nogil:
+        answer = memfd_add_seals(descriptor, <int>bits)
+        if answer == 0:
+            now = memfd_get_seals(descriptor)
+    if now == -1:
+        error = errno.errno
+        hint = ""
+        if error == errno.EPERM:
+            sealed = memfd_get_seals(descriptor)
+            hint = (
+                "Seal.SEAL is set: no seal can be added any more"
+                if sealed != -1 and sealed & _linux.F_SEAL_SEAL
+                else f"descriptor {descriptor} is open for reading only"
+            )
+        elif error == errno.EBUSY:
+            hint = "Seal.WRITE while a writable shared mapping or a pinned page exists"
+        elif error == errno.EINVAL:
+            hint = f"descriptor {descriptor} is no memfd, or seals {bits:#x} are unknown"
+        errno.errno = error
+        raise_errno(hint)
+    return Seal(now)
+
+
+def get_seals(fd, /):
+    """Return the seals of a memfd.
+
+    Parameters
+    ----------
+    fd : int or object with fileno()
+        Descriptor of a memfd.
+
+    Returns
+    -------
+    Seal
+        All seals, also those that this version has no name for.  A file of an ordinary
+        tmpfs answers ``Seal.SEAL``.
+
+    Raises
+    ------
+    OSError
+        ``EINVAL``: `fd` is no memfd.  ``EBADF``: `fd` is closed, or ``O_PATH``.
+
+    Notes
+    -----
+    ``F_GET_SEALS`` of fcntl(2), since Linux 3.17.
+
+    Examples
+    --------
+    >>> import os
+    >>> fd = memfd_create("label")
+    >>> get_seals(fd)
+    <Seal.SEAL: 1>
+    >>> os.close(fd)
+    """
+    cdef int descriptor = PyObject_AsFileDescriptor(fd)
+    cdef int seals = memfd_get_seals(descriptor)
+    if seals == -1:
+        raise_errno(
+            f"descriptor {descriptor} is no memfd"
+            if errno.errno == errno.EINVAL
+            else ""
+        )
+    return Seal(seals)
+
+
+def set_size(fd, size, /):
+    """Make a memfd `size` bytes long.
+
+    Unlike `Memfd.truncate` this asks nobody: memory that is mapped beyond the new end
+    answers with SIGBUS.
+
+    Parameters
+    ----------
+    fd : int or object with fileno()
+        Descriptor of a memfd, open for writing.
+    size : int
+        New size in bytes.  New bytes are zero, and take memory when they are touched.
+
+    Raises
+    ------
+    ValueError
+        `size` is negative.
+    PermissionError
+        ``EPERM``: ``Seal.SHRINK`` or ``Seal.GROW`` forbids it.
+    OSError
+        ``EINVAL``: `fd` is open for reading only, or `size` is no multiple of the huge
+        page size of a hugetlb memfd.  ``EFBIG``: beyond RLIMIT_FSIZE.
+
+    Notes
+    -----
+    ftruncate(2).  The GIL is released.
+
+    Examples
+    --------
+    >>> import os
+    >>> fd = memfd_create("label")
+    >>> set_size(fd, 4096)
+    >>> get_size(fd)
+    4096
+    >>> os.close(fd)
+    """
+    cdef int descriptor = PyObject_AsFileDescriptor(fd)
+    cdef off_t length = size_argument(size)
+    cdef int answer
+    with nogil:
+        answer = memfd_set_size(descriptor, length)
+    if answer == -1:
+        hint = ""
+        error = errno.errno
+        if error == errno.EPERM:
+            hint = f"sealed against a size of {length} bytes"
+        elif error == errno.EINVAL:
+            hint = (
+                f"descriptor {descriptor} is open for reading only, or {length} bytes "
+                "are no multiple of its huge page size"
+            )
+        elif error == errno.EFBIG:
+            hint = f"{length} bytes are beyond RLIMIT_FSIZE"
+        raise_errno(hint)
+
+
+def get_size(fd, /):
+    """Return the size of a memfd in bytes (``st_size`` of fstat(2)).
+
+    Parameters
+    ----------
+    fd : int or object with fileno()
+        Descriptor of a memfd.
+
+    Returns
+    -------
+    int
+        Size in bytes, which says nothing about the memory that is really taken.
+
+    Raises
+    ------
+    OSError
+        ``EBADF``: `fd` is closed.
+
+    Examples
+    --------
+    >>> import os
+    >>> fd = memfd_create("label")
+    >>> get_size(fd)
+    0
+    >>> os.close(fd)
+    """
+    cdef off_t size = memfd_get_size(PyObject_AsFileDescriptor(fd))
+    if size == -1:
+        raise_errno("")
+    return size
+
+
+def is_hugetlb(fd, /):
+    """Tell whether the file behind `fd` consists of pages of the hugetlb pool."""
+    cdef _linux.struct_statfs status
+    if _linux.fstatfs(PyObject_AsFileDescriptor(fd), &status) == -1:
+        raise_errno("")
+    return <unsigned long>status.f_type & 0xffffffff == _linux.HUGETLBFS_MAGIC

@@ -1,0 +1,780 @@
+"""The file: `Memfd` owns one descriptor of a memfd and adopts foreign ones after checks."""
+
+import errno
+import fcntl
+import io
+import mmap
+import os
+import stat
+
+from memfd import _core, _mapping
+from memfd._core import Seal, SealError
+
+_SEALED = Seal.IMMUTABLE | Seal.SEAL
+_FLAGS = _core.MFD_ALLOW_SEALING | _core.MFD_NOEXEC_SEAL | _core.MFD_CLOEXEC
+_new_file, _init_file = io.FileIO.__new__, io.FileIO.__init__
+_EXECUTABLE = 0o111
+_COPY_STEP = 1 << 20
+
+_HUGETLB_SIZES = {
+    64 << 10: _core.MFD_HUGE_64KB,
+    512 << 10: _core.MFD_HUGE_512KB,
+    1 << 20: _core.MFD_HUGE_1MB,
+    2 << 20: _core.MFD_HUGE_2MB,
+    8 << 20: _core.MFD_HUGE_8MB,
+    16 << 20: _core.MFD_HUGE_16MB,
+    32 << 20: _core.MFD_HUGE_32MB,
+    256 << 20: _core.MFD_HUGE_256MB,
+    512 << 20: _core.MFD_HUGE_512MB,
+    1 << 30: _core.MFD_HUGE_1GB,
+    2 << 30: _core.MFD_HUGE_2GB,
+    16 << 30: _core.MFD_HUGE_16GB,
+}
+
+
+def create(
+    name="",
+    size=0,
+    *,
+    sealable=True,
+    inheritable=False,
+    executable=False,
+    hugetlb=None,
+):
+    """Create an anonymous file in memory.
+
+    Parameters
+    ----------
+    name : str, bytes or os.PathLike, optional
+        A label of at most 249 encoded bytes; not unique, and visible to others in /proc.
+    size : int, optional
+        Size in bytes.  The bytes are zero and take no memory until they are touched.
+    sealable : bool, optional
+        Whether seals can be added.
+    inheritable : bool, optional
+        Whether programs started from here inherit the descriptor.
+    executable : bool, optional
+        Whether the file may be executed.  Asks for ``MFD_EXEC``; else the executable
+        bits are off and (since Linux 6.3) sealed off.
+    hugetlb : bool or int, optional
+        Take pages from the hugetlb pool: True for its default size, or the size of a
+        page in bytes.  `size` is then a multiple of it, and the file can be mapped but
+        not written.
+
+    Returns
+    -------
+    Memfd
+        Open for reading and writing, at offset 0, with mode 0644 (0755 if executable).
+
+    Raises
+    ------
+    ValueError
+        `name` is too long or contains a null byte, `size` is negative, `hugetlb` is no
+        size of huge pages.
+    OSError
+        ``EACCES``: `executable` although ``vm.memfd_noexec`` is 2.
+        ``EMFILE``, ``ENFILE``: too many open files.  ``EFBIG``: beyond RLIMIT_FSIZE.
+        ``ENODEV``: no huge pages of this size.
+        ``ENOSYS``, ``EPERM``: Linux before 3.17, or a seccomp filter.
+
+    See Also
+    --------
+    memfd_create : the system call as it is.
+
+    Examples
+    --------
+    >>> import memfd
+    >>> with memfd.create("notes") as f:
+    ...     f.write(b"nobody else sees this")
+    21
+    """
+    flags = _FLAGS
+    if executable:
+        flags ^= _core.MFD_NOEXEC_SEAL | _core.MFD_EXEC
+    if not sealable:
+        flags ^= _core.MFD_ALLOW_SEALING
+    if inheritable:
+        flags ^= _core.MFD_CLOEXEC
+    if hugetlb is not None and hugetlb is not False:
+        flags |= _core.MFD_HUGETLB
+        if hugetlb is not True:
+            if hugetlb not in _HUGETLB_SIZES:
+                raise ValueError(
+                    f"hugetlb must be True or one of {sorted(_HUGETLB_SIZES)} bytes, "
+                    f"got {hugetlb!r}"
+                )
+            flags |= _HUGETLB_SIZES[hugetlb]
+    fd = _core.new(name, size, flags, 0o755 if executable else 0o644, sealable)
+    return _own(fd, name)
+
+
+def from_bytes(data, name=""):
+    """Create a memfd that holds `data`, for ever: sealed, at offset 0.
+
+    Parameters
+    ----------
+    data : bytes-like
+        A C-contiguous buffer.
+    name : str, bytes or os.PathLike, optional
+        A label, as for `create`.
+
+    Returns
+    -------
+    Memfd
+        With ``Seal.IMMUTABLE`` and ``Seal.SEAL``: nobody can change it any more.
+
+    Raises
+    ------
+    TypeError
+        `data` is no buffer.
+    OSError
+        As for `create`; ``EFBIG``: beyond RLIMIT_FSIZE.
+
+    Examples
+    --------
+    >>> import memfd
+    >>> memfd.from_bytes(b"anonymous").read()
+    b'anonymous'
+    """
+    f = create(name)
+    try:
+        _mapping.fill(f, data)
+        _core.add_seals(f, _SEALED)
+    except BaseException:
+        f.close()
+        raise
+    return f
+
+
+class Memfd(io.FileIO):
+    """An anonymous file in memory, and the one owner of its descriptor.
+
+    It is an unbuffered binary file with everything that `io.FileIO` offers.  Make one
+    with `create`, `from_bytes` or `Memfd.from_fd`.  The memory goes with its last user:
+    descriptor, mapping or array, in any process.
+
+    Attributes
+    ----------
+    name : str
+        The label given at creation.
+
+    Notes
+    -----
+    A Memfd is as thread-safe as any Python file: do not close it while another thread
+    uses it.  Mappings and arrays made from it are safe.  It is closed silently when
+    nothing refers to it any more.
+
+    Examples
+    --------
+    >>> import memfd
+    >>> with memfd.create("log", size=2) as f:
+    ...     print(f.size, f.seals & memfd.Seal.SHRINK)
+    2 0
+    """
+
+    # A received descriptor shares its offset with the sender until it is re-opened.
+    _foreign = False
+
+    def __init__(self, *args, **kwargs):
+        raise TypeError(
+            "use memfd.create(), memfd.from_bytes() or Memfd.from_fd(), not Memfd()"
+        )
+
+    # FileIO would warn; a memfd that is dropped is how its memory is given back.
+    __del__ = io.FileIO.close
+
+    def __repr__(self):
+        name = getattr(self, "name", "")
+        if self.closed:
+            return f"<memfd.Memfd {name!r} closed>"
+        size = self.size
+        seals = _describe(self.seals)
+        return (
+            f"<memfd.Memfd {name!r} fd={self.fileno()} size={size} "
+            f"({readable(size)}) seals={seals}>"
+        )
+
+    def __reduce_ex__(self, protocol):
+        raise TypeError(
+            "a Memfd can only be pickled on its way to another process "
+            "(multiprocessing); pickle its contents instead: f.read()"
+        )
+
+    @classmethod
+    def from_fd(
+        cls,
+        fd,
+        *,
+        require=Seal.IMMUTABLE,
+        max_size=None,
+        dense=True,
+        copy=False,
+        hugetlb=False,
+    ):
+        """Adopt a descriptor that came from somebody else, after checking it.
+
+        On success the Memfd owns `fd`; on failure `fd` is still the caller's, unchanged.
+
+        Parameters
+        ----------
+        fd : int
+            A descriptor of a memfd, open for reading.
+        require : Seal or None, optional
+            Seals that must be there.  The default proves that neither data nor size can
+            ever change.  None: I trust the sender; only what `fd` is gets checked.
+        max_size : int, optional
+            Largest size in bytes to accept.  By default none for a dense file, else half
+            of what physical memory and the memory cgroup allow.
+        dense : bool, optional
+            Refuse a file with holes: reading a hole through a mapping takes memory of
+            the reader, so a sparse file can exhaust it.  Not checked without `require`.
+        copy : bool, optional
+            If the seals are missing, copy the contents into a new, sealed memfd instead
+            of refusing.
+        hugetlb : bool, optional
+            Accept a file made of pages of the hugetlb pool.
+
+        Returns
+        -------
+        Memfd
+            Not inheritable, reading from 0, sharing no offset with the sender (it is
+            re-opened at the first read or seek, where that is permitted).
+
+        Raises
+        ------
+        SealError
+            Required seals are missing (``.missing``, ``.present``), or the executable
+            bits say that they may be forged.
+        ValueError
+            `fd` is not open for reading, no memfd, too large, sparse, or hugetlb.
+        OSError
+            ``EBADF``: `fd` is closed, or ``O_PATH``.
+
+        Notes
+        -----
+        Seals are looked at before the size, since only a sealed size stays.  From Linux
+        6.3 until mid-2026 (fixed in 7.0.12 and the stable kernels of that time)
+        ``F_SEAL_EXEC`` on a file with executable bits reported ``F_SEAL_WRITE`` without
+        checking for writable mappings; such files are refused.
+
+        Examples
+        --------
+        >>> import memfd, os
+        >>> fd = os.dup(memfd.from_bytes(b"data").fileno())
+        >>> memfd.Memfd.from_fd(fd).read()
+        b'data'
+        >>> fd = os.dup(memfd.create(size=4).fileno())
+        >>> memfd.Memfd.from_fd(fd)
+        Traceback (most recent call last):
+        ...
+        memfd._core.SealError: fd ... lacks seals SHRINK|GROW|WRITE (it has EXEC)
+        >>> os.close(fd)
+        """
+        fd = _core.check_size(fd, "fd")
+        size, must_copy = check(
+            fd,
+            require=require,
+            max_size=max_size,
+            dense=dense,
+            hugetlb=hugetlb,
+            copy=copy,
+        )
+        if must_copy:
+            f = _copy(fd, size)
+            os.close(fd)
+            return f
+        return adopt(fd, cls)
+
+    @property
+    def size(self):
+        """int: Size in bytes, as the kernel has it now."""
+        return _core.get_size(self)
+
+    @property
+    def seals(self):
+        """Seal: All seals, as the kernel has them now."""
+        return _core.get_seals(self)
+
+    @property
+    def path(self):
+        """str: ``/proc/self/fd/N``, for code that wants a path.
+
+        Opening it gives a description of its own, with its own offset.  A child that was
+        given the descriptor (``pass_fds``, ``inheritable=True``) opens the same path.
+        """
+        return f"/proc/self/fd/{self.fileno()}"
+
+    def seal(self, seals=_SEALED, /):
+        """Forbid changes, for good, to everyone who holds the file.
+
+        Parameters
+        ----------
+        seals : Seal, optional
+            Seals to add: by default all that make it immutable, and no further ones.
+
+        Returns
+        -------
+        Seal
+            All seals now set.  Seals that are there already are no error.
+
+        Raises
+        ------
+        BufferError
+            This process maps it writable; nothing was sealed.
+        PermissionError
+            ``EPERM``: the descriptor is open for reading only, or ``Seal.SEAL`` is set.
+        OSError
+            ``EBUSY``: another process maps it writable (the message names those that
+            can be seen), or the kernel still sends its pages somewhere.
+            ``EINVAL``: this kernel lacks one of `seals`.
+
+        See Also
+        --------
+        freeze : seal an array that is still in use.
+
+        Examples
+        --------
+        >>> import memfd
+        >>> f = memfd.create(size=4096)
+        >>> f.seal(memfd.Seal.SHRINK) & memfd.Seal.IMMUTABLE
+        <Seal.SHRINK: 2>
+        """
+        now = self.seals
+        if now & seals == seals:
+            return now
+        try:
+            return _core.add_seals(self, seals)
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                raise
+            raise busy(self) from None
+
+    def truncate(self, size=None, /):
+        """Change the size; new bytes are zero.
+
+        Parameters
+        ----------
+        size : int, optional
+            New size in bytes; the current position by default.
+
+        Returns
+        -------
+        int
+            The new size.
+
+        Raises
+        ------
+        BufferError
+            It would shrink while this process maps it: memory beyond the end would
+            answer with SIGBUS.  Nothing has changed.
+        ValueError
+            `size` is negative, or the file is closed.
+        PermissionError
+            ``EPERM``: sealed against this.
+        OSError
+            ``EINVAL``: the descriptor is open for reading only.
+            ``EFBIG``: beyond RLIMIT_FSIZE.
+
+        Examples
+        --------
+        >>> import memfd
+        >>> memfd.create().truncate(4096)
+        4096
+        """
+        size = self.tell() if size is None else _core.check_size(size)
+        status = os.fstat(self.fileno())
+        if size < status.st_size:
+            mapped = _mapping.live(status.st_dev, status.st_ino)
+            if mapped:
+                raise BufferError(
+                    f"cannot shrink from {status.st_size} to {size} bytes: mapped "
+                    f"{len(mapped)} times here; close the mappings and arrays first"
+                )
+        _core.set_size(self, size)
+        return size
+
+    def reopen(self, mode="r"):
+        """Open the same file again, with an offset and access mode of its own.
+
+        Parameters
+        ----------
+        mode : {"r", "r+"}, optional
+            For reading only, or for reading and writing.
+
+        Returns
+        -------
+        Memfd
+            At offset 0.
+
+        Raises
+        ------
+        PermissionError
+            ``EACCES``: the mode of the file forbids it to this user.
+        FileNotFoundError
+            ``ENOENT``: /proc is not mounted.
+
+        Notes
+        -----
+        A read-only descriptor is a convenience and no protection: the same user can
+        re-open it for writing.  Only seals protect.
+
+        Examples
+        --------
+        >>> import memfd
+        >>> memfd.from_bytes(b"data").reopen().read()
+        b'data'
+        """
+        if mode not in ("r", "r+"):
+            raise ValueError(f'mode must be "r" or "r+", got {mode!r}')
+        access = os.O_RDONLY if mode == "r" else os.O_RDWR
+        fd = os.open(self.path, access | os.O_CLOEXEC | os.O_NONBLOCK)
+        return _own(fd, self.name, mode + "b")
+
+    def mmap(self, mode="r", offset=0, size=None):
+        """Map the file and return the standard library's object.
+
+        Parameters
+        ----------
+        mode : {"r", "r+", "c"}, optional
+            Read-only; shared and writable; or private copy-on-write.
+        offset : int, optional
+            Where to begin, in bytes; a multiple of the page size.
+        size : int, optional
+            Bytes to map, to the end of the file by default.
+
+        Returns
+        -------
+        mmap.mmap
+            It keeps a duplicate of the descriptor until it is closed.
+
+        Raises
+        ------
+        ValueError
+            `mode` is none of the three, the file is empty, `offset` is not at a page
+            boundary, or the part reaches past the end of the file.
+        PermissionError
+            "r+" of a memfd sealed against writing, or of a read-only descriptor.
+
+        See Also
+        --------
+        Mapping : holds no descriptor and cannot be closed under an array.
+
+        Examples
+        --------
+        >>> import memfd
+        >>> with memfd.from_bytes(b"data").mmap() as m:
+        ...     m[:2]
+        b'da'
+        """
+        _mapping.check_mode(mode)
+        status = os.fstat(self.fileno())
+        offset, size = _mapping.extent(status.st_size, offset, size)
+        flags = mmap.MAP_SHARED if mode == "r+" else mmap.MAP_PRIVATE
+        prot = mmap.PROT_READ if mode == "r" else mmap.PROT_READ | mmap.PROT_WRITE
+        mapped = mmap.mmap(self.fileno(), size, flags, prot, offset=offset)
+        _mapping.remember(mapped, status.st_dev, status.st_ino)
+        return mapped
+
+    def write(self, data, /):
+        """Write all of `data` at the current position, or raise.
+
+        Parameters
+        ----------
+        data : bytes-like
+            A C-contiguous buffer.
+
+        Returns
+        -------
+        int
+            The number of bytes in `data`.
+
+        Raises
+        ------
+        PermissionError
+            ``EPERM``: sealed with ``Seal.WRITE`` or ``Seal.FUTURE_WRITE``, or with
+            ``Seal.GROW`` and `data` reaches past the end (what fits is written).
+        OSError
+            ``EFBIG``: beyond RLIMIT_FSIZE.  ``EINVAL``: a hugetlb memfd, which can only
+            be mapped.
+
+        Examples
+        --------
+        >>> import memfd
+        >>> memfd.create().write(b"data")
+        4
+        """
+        if self._foreign:
+            self._leave_shared_offset()
+        wrote = io.FileIO.write(self, data)
+        with memoryview(data) as view:
+            size = view.nbytes
+            if wrote == size:
+                return size
+            flat = view.cast("B")
+            while wrote < size:
+                wrote += io.FileIO.write(self, flat[wrote:])
+        return size
+
+    def read(self, size=-1, /):
+        """Read up to `size` bytes from the current position, all by default."""
+        if self._foreign:
+            self._leave_shared_offset()
+        return io.FileIO.read(self, size)
+
+    def readall(self):
+        """Read everything from the current position to the end."""
+        if self._foreign:
+            self._leave_shared_offset()
+        return io.FileIO.readall(self)
+
+    def readinto(self, buffer, /):
+        """Read into a writable buffer and return the number of bytes."""
+        if self._foreign:
+            self._leave_shared_offset()
+        return io.FileIO.readinto(self, buffer)
+
+    def seek(self, offset, whence=os.SEEK_SET, /):
+        """Move the current position and return it."""
+        if self._foreign:
+            self._leave_shared_offset()
+        return io.FileIO.seek(self, offset, whence)
+
+    def tell(self):
+        """Return the current position."""
+        if self._foreign:
+            self._leave_shared_offset()
+        return io.FileIO.tell(self)
+
+    def _leave_shared_offset(self):
+        """Put a description of our own, at offset 0, behind our descriptor."""
+        self._foreign = False
+        fd = self.fileno()
+        access = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE
+        try:
+            own = os.open(self.path, access | os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError:
+            # The file's mode, or a missing /proc, forbids it: the best that is left.
+            os.lseek(fd, 0, os.SEEK_SET)
+            return
+        try:
+            os.dup2(own, fd, inheritable=os.get_inheritable(fd))
+        finally:
+            os.close(own)
+
+
+def check(fd, *, require, max_size=None, dense=True, hugetlb=False, copy=False):
+    """Check a descriptor as `Memfd.from_fd` documents it, and change nothing.
+
+    Return its size, and whether it has to be copied for want of seals.
+    """
+    if max_size is not None:
+        max_size = _core.check_size(max_size, "max_size")
+    access = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE
+    try:
+        seals = _core.get_seals(fd)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        raise ValueError(f"fd {fd} is not a memfd") from None
+    if access == os.O_WRONLY:
+        raise ValueError(f"fd {fd} is open for writing only")
+    status = os.fstat(fd)  # after the seals: a size seen before could still shrink
+    size = status.st_size
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink:
+        raise ValueError(f"fd {fd} is a file with a name, not a memfd")
+    if not hugetlb and _core.is_hugetlb(fd):
+        raise ValueError(f"fd {fd} is a hugetlb memfd; hugetlb=True accepts it")
+    refused = None
+    if require is not None:
+        refused = _unsealed(fd, seals, Seal(require), status.st_mode)
+        if refused is not None and not copy:
+            raise refused
+    has_holes = require is not None and refused is None and _has_holes(fd, size)
+    if has_holes and dense:
+        raise ValueError(
+            f"fd {fd} has holes, and reading them would take memory; dense=False "
+            "accepts it up to max_size"
+        )
+    if max_size is None and (has_holes or refused is not None):
+        max_size = _memory_limit() // 2
+    if max_size is not None and size > max_size:
+        raise ValueError(f"fd {fd} has {size} bytes, more than max_size={max_size}")
+    return size, refused is not None
+
+
+def check_seals(f, require):
+    """Raise SealError unless a Memfd, adopted before, has all seals of `require`."""
+    if require is not None:
+        fd = f.fileno()
+        refused = _unsealed(fd, f.seals, Seal(require), os.fstat(fd).st_mode)
+        if refused is not None:
+            raise refused
+
+
+def adopt(fd, cls=Memfd):
+    """Own a descriptor that was checked, or that comes from this very program."""
+    access = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE
+    name = _label(fd)
+    f = _new_file(cls)
+    _init_file(f, fd, "rb" if access == os.O_RDONLY else "r+b")
+    f.name = name
+    f._foreign = True
+    os.set_inheritable(fd, False)
+    return f
+
+
+def busy(f):
+    """Return the exception for a memfd that others map writable."""
+    status = os.fstat(f.fileno())
+    ours = [
+        mapping
+        for mapping in _mapping.live(status.st_dev, status.st_ino)
+        if getattr(mapping, "mode", "r+") == "r+"
+    ]
+    pids = _sharing_pids(status.st_dev, status.st_ino)
+    if ours or os.getpid() in pids:
+        return BufferError(
+            f"cannot seal {f!r} against writing: it is mapped writable here "
+            f"({len(ours)} times by this package); close the mappings and drop the "
+            "arrays, or memfd.freeze() the array"
+        )
+    who = ", ".join(map(str, pids)) if pids else "a process that cannot be seen"
+    return OSError(
+        errno.EBUSY,
+        f"{os.strerror(errno.EBUSY)}: mapped writable by {who} (or its pages are still "
+        "being sent); they have to close it first",
+    )
+
+
+def readable(size):
+    """Return a size in bytes as a person would write it."""
+    if size < 1024:
+        return f"{size} B"
+    for unit in ("KiB", "MiB", "GiB", "TiB", "PiB"):  # noqa: B007 (used after the loop)
+        size /= 1024
+        if size < 1024:
+            break
+    return f"{size:.4g} {unit}"
+
+
+def _own(fd, name, mode="r+b"):
+    """Give a descriptor that was made here to a new Memfd, or close it."""
+    try:
+        f = _new_file(Memfd)
+        _init_file(f, fd, mode)
+        f.name = name if type(name) is str else os.fsdecode(name)
+    except BaseException:
+        os.close(fd)
+        raise
+    return f
+
+
+def _describe(seals):
+    return Seal(seals)._name_ or "none"
+
+
+def _label(fd):
+    """Return the name that a memfd was created with, or "" where /proc hides it."""
+    try:
+        link = os.readlink(f"/proc/self/fd/{fd}")
+    except OSError:
+        return ""
+    return link.removeprefix("/memfd:").removesuffix(" (deleted)")
+
+
+def _unsealed(fd, seals, require, mode):
+    """Return the SealError that these seals deserve, or None."""
+    missing = require & ~seals
+    if missing:
+        return SealError(
+            f"fd {fd} lacks seals {_describe(missing)} (it has {_describe(seals)})",
+            missing,
+            seals,
+        )
+    if require and seals & Seal.EXEC and mode & _EXECUTABLE:
+        return SealError(
+            f"fd {fd} is executable and has {_describe(seals)}: with Seal.EXEC on an "
+            "executable file some kernels report seals that do not hold",
+            require,
+            seals,
+        )
+    return None
+
+
+def _has_holes(fd, size):
+    """Tell whether some page of the file does not exist yet; the position stays."""
+    if size == 0:
+        return False
+    position = os.lseek(fd, 0, os.SEEK_CUR)
+    try:
+        return os.lseek(fd, 0, os.SEEK_HOLE) < size
+    finally:
+        os.lseek(fd, position, os.SEEK_SET)
+
+
+def _memory_limit():
+    """Return the bytes of memory that this process can hope for."""
+    limit = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    for path in _cgroup_limits():
+        try:
+            with open(path) as file:
+                limit = min(limit, int(file.read()))
+        except (OSError, ValueError):  # "max", or no such controller
+            continue
+    return limit
+
+
+def _cgroup_limits():
+    """Yield the files that may hold a memory limit of this process's cgroups."""
+    try:
+        with open("/proc/self/cgroup") as file:
+            lines = file.read().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            root, name = "/sys/fs/cgroup", "memory.max"
+        elif "memory" in controllers.split(","):
+            root, name = "/sys/fs/cgroup/memory", "memory.limit_in_bytes"
+        else:
+            continue
+        # A container may see its own group at the root of the hierarchy.
+        while path not in ("", "/"):
+            yield f"{root}{path}/{name}"
+            path = os.path.dirname(path)
+        yield f"{root}/{name}"
+
+
+def _copy(fd, size):
+    """Return a sealed Memfd with the first `size` bytes of `fd`, read without mapping."""
+    f = create(_label(fd))
+    try:
+        done = 0
+        while done < size:
+            piece = os.pread(fd, min(_COPY_STEP, size - done), done)
+            if not piece:
+                raise ValueError(f"fd {fd} shrank from {size} bytes while it was copied")
+            _mapping.fill(f, piece, done)
+            done += len(piece)
+        _core.add_seals(f, _SEALED)
+    except BaseException:
+        f.close()
+        raise
+    return f
+
+
+def _sharing_pids(device, inode):
+    """Return the processes that are seen to have a shared mapping of the file."""
+    mapped = f"{os.major(device):02x}:{os.minor(device):02x} {inode} "
+    pids = []
+    for entry in os.listdir("/proc"):
+        if not entry.isdecimal():
+            continue
+        try:
+            with open(f"/proc/{entry}/maps", errors="replace") as file:
+                if any(mapped in line and line.split()[1][3] == "s" for line in file):
+                    pids.append(int(entry))
+        except OSError:  # gone meanwhile, or another user's
+            continue
+    return sorted(pids)

@@ -1,0 +1,630 @@
+# cython: language_level=3, binding=True, embedsignature=False
+# cython: auto_pickle=False, autotestdict=False
+# cython: freethreading_compatible=True, subinterpreters_compatible=own_gil
+# cython: cdivision=True
+"""Memory: a region of a memfd in this process, and bytes copied into a memfd."""
+
+import io
+import os
+import weakref
+
+cimport cython
+from cpython.buffer cimport (
+    PyBUF_SIMPLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer,
+)
+from cpython.exc cimport PyErr_CheckSignals
+from cpython.object cimport PyObject_AsFileDescriptor
+from libc cimport errno
+from libc.stdint cimport uint64_t
+from libc.string cimport memcmp
+from posix.fcntl cimport O_CLOEXEC, O_RDONLY, open
+from posix.mman cimport (
+    MAP_ANONYMOUS, MAP_FAILED, MAP_FIXED, MAP_NORESERVE, MAP_PRIVATE, MAP_SHARED,
+    PROT_NONE, PROT_READ, PROT_WRITE, mmap, munmap,
+)
+from posix.stat cimport fstat, struct_stat
+from posix.types cimport off_t
+from posix.unistd cimport _SC_PAGESIZE, close, pread, pwrite, sysconf
+
+cimport memfd._linux as _linux
+
+from memfd._check cimport raise_errno, size_argument
+
+from memfd._core import is_hugetlb
+
+cdef extern from "sys/mman.h" nogil:
+    int MREMAP_MAYMOVE
+    int MREMAP_FIXED
+    void *mremap(void *old, size_t old_size, size_t new_size, int flags, void *new)
+    int madvise(void *address, size_t size, int advice)
+
+MODES = ("r", "r+", "c")
+
+# Signals are looked at, and other threads let in, each time that so much was copied.
+cdef enum:
+    COPY_STEP = 64 << 20
+    PAGEMAP_STEP = 4096  # pages
+    _SMALL = 64 << 10  # bytes; no kernel has huge pages that small
+
+
+def _huge_page_size():
+    """Return the size of the huge pages that ordinary mappings can have, or 0."""
+    size = 0
+    try:
+        with io.open("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size") as file:
+            size = int(file.read())
+    except (OSError, ValueError):
+        pass
+    # With 64 KiB pages a huge page is 512 MiB: nothing to align ordinary mappings to.
+    return size if size <= 32 << 20 else 0
+
+
+HUGE_PAGE_SIZE = _huge_page_size()
+
+
+# --- which mappings of a file live in this process ---------------------------------
+
+# (st_dev, st_ino) -> {id of reference: reference}.  A size that shrinks and a seal have
+# to know who looks at the file; received arrays find the mapping that is there already.
+_live = {}
+
+
+class _Reference(weakref.ref):
+    __slots__ = ("key",)
+
+
+def _forget(reference, /):
+    cdef dict table = _live, siblings
+    key = reference.key
+    with cython.critical_section(table):
+        siblings = table.get(key)
+        if siblings is not None:
+            siblings.pop(id(reference), None)
+            if not siblings:
+                del table[key]
+
+
+cdef int _remember(object mapping, uint64_t device, uint64_t inode) except -1:
+    cdef dict table = _live, siblings
+    reference = _Reference(mapping, _forget)
+    reference.key = key = (device, inode)
+    with cython.critical_section(table):
+        siblings = table.get(key)
+        if siblings is None:
+            siblings = table[key] = {}
+        siblings[id(reference)] = reference
+    return 0
+
+
+def remember(mapping, device, inode, /):
+    """Note that `mapping`, an object with ``closed``, maps this file."""
+    _remember(mapping, device, inode)
+
+
+def live(device, inode, /):
+    """Return the open mappings of a file in this process."""
+    cdef dict table = _live, siblings
+    cdef list references = []
+    with cython.critical_section(table):
+        siblings = table.get((device, inode))
+        if siblings is not None:
+            references = list(siblings.values())
+    found = [reference() for reference in references]
+    return [mapping for mapping in found if mapping is not None and not mapping.closed]
+
+
+# --- the C side ----------------------------------------------------------------------
+
+cdef char *_place(
+    int fd, size_t length, int prot, int flags, off_t offset, size_t huge
+) noexcept nogil:
+    """Map, starting where whole huge pages of the file can be mapped.  NULL and errno."""
+    cdef char *start
+    cdef char *at
+    cdef size_t before
+    cdef int error
+    if huge == 0 or length < huge:
+        at = <char *>mmap(NULL, length, prot, flags, fd, offset)
+        return NULL if at == MAP_FAILED else at
+    start = <char *>mmap(
+        NULL, length + huge, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
+        -1, 0,
+    )
+    if start == MAP_FAILED:
+        return NULL
+    before = (<size_t>offset - <size_t>start) & (huge - 1)
+    at = <char *>mmap(start + before, length, prot, flags | MAP_FIXED, fd, offset)
+    if at == MAP_FAILED:
+        error = errno.errno
+        munmap(start, length + huge)
+        errno.errno = error
+        return NULL
+    if before:
+        munmap(start, before)
+    munmap(at + length, huge - before)
+    return at
+
+
+cdef int _replace(
+    char *at, size_t length, int prot, int flags, int fd, off_t offset
+) noexcept nogil:
+    """Lay another mapping over the one at `at`.  0, or -1, errno and nothing changed.
+
+    It is made elsewhere and moved: MAP_FIXED can take the old one away and then fail.
+    """
+    cdef int error
+    cdef void *made = mmap(NULL, length, prot, flags, fd, offset)
+    if made == MAP_FAILED:
+        return -1
+    if mremap(made, length, length, MREMAP_MAYMOVE | MREMAP_FIXED, at) == MAP_FAILED:
+        error = errno.errno
+        munmap(made, length)
+        errno.errno = error
+        return -1
+    return 0
+
+
+cdef inline size_t _smaller(size_t one, size_t other) noexcept nogil:
+    return one if one < other else other
+
+
+cdef int _write(int fd, const char *data, size_t size, off_t offset) noexcept nogil:
+    """Write all of `data`.  0, or -1 and errno."""
+    cdef ssize_t wrote
+    while size > 0:
+        wrote = pwrite(fd, data, size, offset)
+        if wrote > 0:
+            data += wrote
+            size -= wrote
+            offset += wrote
+        elif wrote == 0:
+            errno.errno = errno.ENOSPC
+            return -1
+        else:
+            return -1
+    return 0
+
+
+cdef int _put_back(int fd, char *at, size_t size, off_t offset) noexcept nogil:
+    """Write the pages that a private mapping of `fd` has of its own into the file.
+
+    Which ones these are, /proc/self/pagemap says; comparing contents could not tell
+    them from pages that another process writes at this moment, and is only the way out
+    where /proc is not mounted.
+    """
+    cdef uint64_t entries[PAGEMAP_STEP]
+    cdef char theirs[4096]
+    cdef size_t page = sysconf(_SC_PAGESIZE), done = 0, piece, i, pages
+    cdef ssize_t got
+    cdef int answer = 0, error
+    cdef int pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC)
+    while answer == 0 and done < size:
+        if pagemap == -1:
+            piece = _smaller(sizeof(theirs), size - done)
+            got = pread(fd, theirs, piece, offset + done)
+            if got != <ssize_t>piece or memcmp(theirs, at + done, piece):
+                answer = _write(fd, at + done, piece, offset + done)
+            done += piece
+            continue
+        pages = _smaller(PAGEMAP_STEP, (size - done + page - 1) // page)
+        got = pread(
+            pagemap, entries, pages * 8, <off_t>((<size_t>at + done) // page * 8)
+        )
+        if got != <ssize_t>(pages * 8):
+            close(pagemap)
+            pagemap = -1
+            continue
+        for i in range(pages):
+            piece = _smaller(page, size - done)
+            # Present or swapped (bits 63, 62), but neither of a file nor shared (61).
+            if answer == 0 and entries[i] >> 62 and not entries[i] >> 61 & 1:
+                answer = _write(fd, at + done, piece, offset + done)
+            done += piece
+    error = errno.errno
+    if pagemap != -1:
+        close(pagemap)
+    errno.errno = error
+    return answer
+
+
+# --- Python -------------------------------------------------------------------------
+
+cdef int _extent(
+    off_t file_size, object offset, object size, off_t *start, off_t *length
+) except -1:
+    """Set `start` and `length` to the part to map, or raise what is wrong with it."""
+    cdef long page = sysconf(_SC_PAGESIZE)
+    start[0] = size_argument(offset, "offset")
+    if start[0] % page:
+        raise ValueError(
+            f"offset must be a multiple of the page size, {page} bytes, got {offset}"
+        )
+    if file_size == 0:
+        raise ValueError("an empty file cannot be mapped: give it a size first")
+    if start[0] >= file_size:
+        raise ValueError(
+            f"offset {offset} is past the end of a file of {file_size} bytes"
+        )
+    length[0] = file_size - start[0]
+    if size is None:
+        return 0
+    wanted = size_argument(size)
+    if wanted == 0:
+        raise ValueError("size must be positive, got 0: nothing to map")
+    if wanted > length[0]:
+        raise ValueError(
+            f"offset {offset} and size {size} reach past the end of a file of "
+            f"{file_size} bytes"
+        )
+    length[0] = wanted
+    return 0
+
+
+def extent(file_size, offset, size, /):
+    """Return offset and size of the part to map, or raise what is wrong with them."""
+    cdef off_t start, length
+    _extent(file_size, offset, size, &start, &length)
+    return start, length
+
+
+def check_mode(mode, /):
+    """Return `mode`, or raise unless it is one of "r", "r+" and "c"."""
+    if mode not in MODES:
+        raise ValueError(f'mode must be "r", "r+" or "c", got {mode!r}')
+    return mode
+
+
+def map(fd, size, writable=False, offset=0, /):
+    """Map a memfd and return the address; nobody unmaps it but you.
+
+    The Python side of the Cython function ``memfd_map``.  `Mapping` owns what it maps
+    and is safe; this is for code that hands addresses to C.
+
+    Parameters
+    ----------
+    fd : int or object with fileno()
+        Descriptor of a memfd.
+    size : int
+        Bytes to map.
+    writable : bool, optional
+        Shared and writable, or (the default) private and read-only.
+    offset : int, optional
+        Where to begin, in bytes; a multiple of the page size.
+
+    Returns
+    -------
+    int
+        Address of the first byte, at a page boundary.
+
+    Raises
+    ------
+    ValueError
+        `size` or `offset` is negative, or `size` is 0.
+    OSError
+        As mmap(2): ``EINVAL`` for an offset within a page, ``EACCES`` for a read-only
+        descriptor, ``EPERM`` for a sealed memfd, ``ENOMEM``.
+
+    Examples
+    --------
+    >>> import memfd
+    >>> with memfd.create(size=4096) as f:
+    ...     address = memfd.map(f, 4096)
+    >>> memfd.unmap(address, 4096)
+    """
+    cdef int descriptor = PyObject_AsFileDescriptor(fd)
+    cdef size_t length = size_argument(size)
+    cdef off_t start = size_argument(offset, "offset")
+    cdef bint shared = writable
+    cdef void *address
+    if length == 0:
+        raise ValueError("size must be positive, got 0: nothing to map")
+    with nogil:
+        address = memfd_map(descriptor, length, shared, start)
+    if address == NULL:
+        raise_errno(f"mapping {length} bytes at {start} of {descriptor}")
+    return <size_t>address
+
+
+def unmap(address, size, /):
+    """Unmap what `map` returned.  Python objects over that memory must be gone.
+
+    Parameters
+    ----------
+    address : int
+        What `map` returned.
+    size : int
+        Bytes, as given to `map`.
+
+    Raises
+    ------
+    OSError
+        ``EINVAL``: `address` is not at a page boundary, or `size` is 0.
+
+    Examples
+    --------
+    See `map`.
+    """
+    cdef size_t start = size_argument(address, "address")
+    cdef size_t length = size_argument(size)
+    cdef int answer
+    with nogil:
+        answer = memfd_unmap(<void *>start, length)
+    if answer == -1:
+        raise_errno(f"address {start:#x}, size {length}")
+
+
+def fill(fd, data, offset=0, /):
+    """Write all bytes of a C-contiguous buffer into a memfd, at `offset`."""
+    cdef int descriptor = PyObject_AsFileDescriptor(fd)
+    cdef off_t start = size_argument(offset, "offset")
+    cdef size_t done = 0, size, piece
+    cdef const char *bytes_
+    cdef int answer
+    cdef Py_buffer view
+    PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+    try:
+        bytes_ = <const char *>view.buf
+        size = view.len
+        while done < size:
+            piece = _smaller(COPY_STEP, size - done)
+            with nogil:
+                answer = _write(descriptor, bytes_ + done, piece, start + done)
+            if answer == -1:
+                raise_errno(f"writing {size} bytes at {start}")
+            done += piece
+            PyErr_CheckSignals()
+    finally:
+        PyBuffer_Release(&view)
+
+
+cdef class Mapping:
+    """Mapping(file, mode="r", offset=0, size=None)
+
+    A region of a memfd in the memory of this process.
+
+    It offers its bytes as a buffer (``memoryview``, ``numpy.frombuffer``) and owns the
+    memory: it goes when the last user is gone.  It holds no descriptor; the memfd may be
+    closed while its mappings live.
+
+    Parameters
+    ----------
+    file : Memfd, int or object with fileno()
+        What to map.
+    mode : {"r", "r+", "c"}, optional
+        "r": read-only; sees what others write, and blocks no seal.  "r+": shared, every
+        holder sees what is written.  "c": copy-on-write, writes stay in this process;
+        allowed on sealed memfds.
+    offset : int, optional
+        Where to begin, in bytes; a multiple of the page size.
+    size : int, optional
+        Bytes to map, to the end of the file by default.
+
+    Raises
+    ------
+    ValueError
+        `mode` is none of the three, the file is empty, `offset` is not at a page
+        boundary, or the part reaches past the end of the file.
+    PermissionError
+        "r+" of a memfd sealed with ``Seal.WRITE`` (``EPERM``) or of a descriptor that is
+        open for reading only (``EACCES``).
+    OSError
+        ``ENOMEM``: no address space, or no huge pages in the pool.
+
+    See Also
+    --------
+    Memfd.mmap : the standard library's object.
+
+    Notes
+    -----
+    mmap(2).  "r" maps ``MAP_PRIVATE`` with writable pages and exports them read-only:
+    code that writes in spite of that gets a private page, never a signal.  A mapping of
+    at least a huge page begins where the kernel can use huge pages: its address and
+    `offset` have the same remainder.
+
+    Bytes past the end of the file cannot be reached; who can shrink the file can still
+    take them away under a mapping, so seal it with ``Seal.SHRINK`` before others get it.
+
+    Examples
+    --------
+    >>> import memfd
+    >>> f = memfd.from_bytes(b"anonymous")
+    >>> with memfd.Mapping(f) as m:
+    ...     bytes(m)
+    b'anonymous'
+    """
+
+    cdef object __weakref__
+    cdef char *_address
+    cdef size_t _size
+    cdef size_t _length
+    cdef off_t _offset
+    cdef uint64_t _device
+    cdef uint64_t _inode
+    cdef Py_ssize_t _exports
+    cdef int _mode
+    cdef bint _closed
+
+    def __cinit__(self, file, mode="r", offset=0, size=None):
+        cdef struct_stat status
+        cdef int fd = PyObject_AsFileDescriptor(file)
+        cdef int prot, flags
+        cdef off_t length
+        cdef size_t page = sysconf(_SC_PAGESIZE), huge = 0
+        cdef bint hugetlb = False
+        self._closed = True
+        if mode == "r":
+            self._mode = 0
+        elif mode == "r+":
+            self._mode = 1
+        else:
+            self._mode = 2
+            check_mode(mode)
+        if fstat(fd, &status) == -1:
+            raise_errno(f"descriptor {fd}")
+        _extent(status.st_size, offset, size, &self._offset, &length)
+        self._size = length
+        if <size_t>status.st_blksize > page and is_hugetlb(fd):
+            # Whole pages of the pool, which the kernel aligns and has to reserve.
+            hugetlb = True
+            page = status.st_blksize
+        self._length = (self._size + page - 1) & ~(page - 1)
+        if self._length > _SMALL and not hugetlb:
+            huge = HUGE_PAGE_SIZE
+        prot = PROT_READ | PROT_WRITE
+        if self._mode == 1:
+            flags = MAP_SHARED
+        elif self._mode == 0 and not hugetlb:
+            flags = MAP_PRIVATE | MAP_NORESERVE
+        else:
+            flags = MAP_PRIVATE
+            if self._mode == 0:
+                prot = PROT_READ
+        with nogil:
+            self._address = _place(fd, self._length, prot, flags, self._offset, huge)
+            if self._address == NULL and self._mode == 0:
+                # Strict overcommit counts pages that could be written.
+                self._address = _place(
+                    fd, self._length, PROT_READ, MAP_PRIVATE, self._offset, huge
+                )
+        if self._address == NULL:
+            error = errno.errno
+            hint = f'mapping {length} bytes at {offset}, mode "{mode}"'
+            if error == errno.EPERM:
+                hint += ': sealed against writing, use mode "r" or "c"'
+            elif error == errno.EACCES:
+                hint += f": descriptor {fd} is not open for reading and writing"
+            errno.errno = error
+            raise_errno(hint)
+        self._closed = False
+        self._device = status.st_dev
+        self._inode = status.st_ino
+        _remember(self, status.st_dev, status.st_ino)
+
+    def __dealloc__(self):
+        if self._address != NULL:
+            munmap(self._address, self._length)
+
+    def __getbuffer__(self, Py_buffer *buffer, int flags):
+        with cython.critical_section(self):
+            if self._closed:
+                raise ValueError("operation on a closed mapping")
+            PyBuffer_FillInfo(
+                buffer, self, self._address, self._size, self._mode == 0, flags
+            )
+            self._exports += 1
+
+    def __releasebuffer__(self, Py_buffer *buffer):
+        with cython.critical_section(self):
+            self._exports -= 1
+
+    def __len__(self):
+        return self.size
+
+    def __enter__(self):
+        if self._closed:
+            raise ValueError("operation on a closed mapping")
+        return self
+
+    def __exit__(self, *exc_info):
+        self.close()
+
+    def __repr__(self):
+        if self._closed:
+            return "<memfd.Mapping closed>"
+        return (
+            f'<memfd.Mapping {self._size} bytes at {<size_t>self._address:#x}, '
+            f'mode "{MODES[self._mode]}">'
+        )
+
+    @property
+    def size(self):
+        """int: Bytes that can be reached; 0 when closed."""
+        return 0 if self._closed else self._size
+
+    @property
+    def mode(self):
+        """str: "r", "r+" or "c"."""
+        return MODES[self._mode]
+
+    @property
+    def offset(self):
+        """int: Where in the file the region begins, in bytes."""
+        return self._offset
+
+    @property
+    def address(self):
+        """int: Address of the first byte.
+
+        The addresses stay reserved until the object dies, also when it is closed.
+        """
+        return <size_t>self._address
+
+    @property
+    def closed(self):
+        """bool: Whether `close` was called."""
+        return self._closed
+
+    def close(self):
+        """Give the memory back now, also for sealing.  Closing twice does nothing.
+
+        The addresses stay reserved (with empty private pages) until the object dies:
+        ``numpy.ndarray(buffer=mapping)`` keeps a reference and no export, and then reads
+        zeros instead of nothing at all.
+
+        Raises
+        ------
+        BufferError
+            Arrays or memoryviews of it are alive; nothing has changed.
+        OSError
+            ``ENOMEM``: nothing has changed.
+        """
+        cdef int answer
+        with cython.critical_section(self):
+            if self._closed:
+                return
+            if self._exports:
+                raise BufferError(
+                    f"cannot close a mapping with {self._exports} exported buffers: "
+                    "delete or release the arrays and memoryviews made from it"
+                )
+            # Before the GIL goes, so that no export can begin meanwhile.
+            self._closed = True
+        with nogil:
+            answer = _replace(
+                self._address, self._length, PROT_READ | PROT_WRITE,
+                MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0,
+            )
+        if answer == -1:
+            self._closed = False
+            raise_errno("the mapping is still open")
+
+    def _populate(self):
+        """Make all pages now (Linux 5.14), or leave them to be made when touched."""
+        with nogil:
+            madvise(self._address, self._length, _linux.MADV_POPULATE_WRITE)
+
+    def _make_private(self, fd, /):
+        """Lay private pages over a shared mapping: it goes on, alone, as mode "c"."""
+        cdef int descriptor = fd, answer
+        with nogil:
+            answer = _replace(
+                self._address, self._length, PROT_READ | PROT_WRITE,
+                MAP_PRIVATE | MAP_NORESERVE, descriptor, self._offset,
+            )
+        if answer == -1:
+            raise_errno("the mapping is still shared")
+        self._mode = 2
+
+    def _make_shared(self, fd, /):
+        """Undo `_make_private`; what was written meanwhile goes into the file."""
+        cdef int descriptor = fd, answer
+        with nogil:
+            answer = _put_back(descriptor, self._address, self._size, self._offset)
+            if answer == 0:
+                answer = _replace(
+                    self._address, self._length, PROT_READ | PROT_WRITE,
+                    MAP_SHARED, descriptor, self._offset,
+                )
+        if answer == -1:
+            raise_errno("the mapping stays private")
+        self._mode = 1

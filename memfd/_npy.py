@@ -1,0 +1,144 @@
+"""The header of a .npy file: what makes a memfd an array for every program."""
+
+import ast
+import functools
+import math
+import operator
+import os
+import struct
+
+import numpy as np
+from numpy.lib import format as npy
+
+# numpy.load refuses longer headers too: parsing one can exhaust the interpreter.
+_MAX_HEADER = 10_000
+_PREFIX = len(npy.MAGIC_PREFIX) + 2  # magic string and version
+_LENGTH_AND_ENCODING = {
+    (1, 0): ("<H", "latin1"),
+    (2, 0): ("<I", "latin1"),
+    (3, 0): ("<I", "utf8"),
+}
+
+
+@functools.lru_cache(maxsize=256)
+def header(dtype, shape, fortran_order):
+    """Return the bytes that `numpy.save` writes before the data of such an array.
+
+    Raises
+    ------
+    TypeError
+        .npy cannot give `dtype` back as it was.
+    """
+    if dtype.hasobject:
+        raise TypeError(
+            f"dtype {dtype} refers to Python objects, which other processes cannot see"
+        )
+    if not _comes_back(dtype):
+        raise TypeError(
+            f"dtype {dtype!r} cannot be kept in a .npy file; share a view of another "
+            "dtype instead, such as array.view(numpy.uint8)"
+        )
+    fields = {
+        "descr": npy.dtype_to_descr(dtype),
+        "fortran_order": fortran_order,
+        "shape": shape,
+    }
+    first = _FirstPiece()
+    try:
+        npy.write_array_header_1_0(first, fields)
+    except UnicodeEncodeError:  # field names beyond Latin-1 need version 3
+        order = "F" if fortran_order else "C"
+        try:
+            npy.write_array(first, np.empty(shape, dtype, order), version=(3, 0))
+        except _EnoughError:
+            pass
+    except ValueError:
+        first.piece = bytes(1 << 16)
+    if len(first.piece) > _MAX_HEADER:
+        raise TypeError(
+            f"dtype with {len(dtype.names or ())} fields needs a header of more than "
+            f"{_MAX_HEADER} bytes, which readers of .npy files refuse"
+        )
+    return first.piece
+
+
+def read_header(fd, size):
+    """Return dtype, shape, whether in Fortran order, and offset of the array in `fd`.
+
+    Everything in the file is hostile until it has been checked; nothing is unpickled.
+
+    Raises
+    ------
+    ValueError
+        The file of `size` bytes holds no .npy array, or its header does not fit it.
+    """
+    start = os.pread(fd, 4096, 0)
+    if start[: len(npy.MAGIC_PREFIX)] != npy.MAGIC_PREFIX or len(start) < _PREFIX + 4:
+        raise ValueError("this memfd does not hold a .npy array")
+    version = start[_PREFIX - 2], start[_PREFIX - 1]
+    if version not in _LENGTH_AND_ENCODING:
+        raise ValueError(f".npy version {version} is unknown")
+    form, encoding = _LENGTH_AND_ENCODING[version]
+    begin = _PREFIX + struct.calcsize(form)
+    (length,) = struct.unpack(form, start[_PREFIX:begin])
+    if length > _MAX_HEADER:
+        raise ValueError(f".npy header of {length} bytes, more than {_MAX_HEADER}")
+    if begin + length > len(start):
+        start = os.pread(fd, begin + length, 0)
+    if begin + length > min(len(start), size):
+        raise ValueError(f".npy header of {length} bytes reaches past the end")
+    dtype, shape, fortran_order = _parse(start[begin : begin + length], encoding)
+    offset = begin + length
+    needed = math.prod(shape) * dtype.itemsize
+    if needed > size - offset:
+        raise ValueError(
+            f".npy header promises shape {shape} of {dtype}, {needed} bytes; "
+            f"the file holds {size - offset}"
+        )
+    return dtype, shape, fortran_order, offset
+
+
+def _parse(text, encoding):
+    """Return dtype, shape and order from the text of a header, or raise ValueError."""
+    try:
+        fields = ast.literal_eval(text.decode(encoding))
+        if fields.keys() != npy.EXPECTED_KEYS:
+            raise ValueError(f"keys {sorted(fields)}")
+        shape, fortran_order = fields["shape"], fields["fortran_order"]
+        if type(shape) is not tuple or any(type(n) is not int or n < 0 for n in shape):
+            raise ValueError(f"shape {shape!r}")
+        if type(fortran_order) is not bool:
+            raise ValueError(f"fortran_order {fortran_order!r}")
+        dtype = npy.descr_to_dtype(fields["descr"])
+        # A subarray would change the shape, an object is an address of the sender.
+        if dtype.hasobject or dtype.subdtype or not _comes_back(dtype):
+            raise ValueError(f"dtype {dtype!r}")
+        # NumPy has limits of its own: dimensions, and the product of those not zero.
+        np.lib.stride_tricks.as_strided(np.empty(0, dtype), shape, (0,) * len(shape))
+    except Exception as error:  # whatever hostile text makes the parsers raise
+        raise ValueError(f".npy header is not valid: {str(error)[:200]}") from None
+    return dtype, shape, fortran_order
+
+
+def _comes_back(dtype):
+    """Tell whether .npy gives `dtype` back as it was."""
+    try:
+        back = npy.descr_to_dtype(npy.dtype_to_descr(dtype))
+    except (TypeError, ValueError):  # overlapping or out-of-order fields
+        return False
+    return dtype.itemsize > 0 and operator.eq(back, dtype)
+
+
+class _EnoughError(Exception):
+    """The header is there; its data need not be written."""
+
+
+class _FirstPiece:
+    """A file that keeps what is written first and refuses the rest."""
+
+    piece = b""
+
+    def write(self, piece):
+        if self.piece:
+            raise _EnoughError
+        self.piece = piece
