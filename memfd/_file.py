@@ -183,6 +183,9 @@ class Memfd(io.FileIO):
     # FileIO would warn; a memfd that is dropped is how its memory is given back.
     __del__ = io.FileIO.close
 
+    def _dealloc_warn(self, source):
+        """Keep a dropped BufferedReader over this file from warning, too."""
+
     def __repr__(self):
         name = getattr(self, "name", "")
         if self.closed:
@@ -383,7 +386,7 @@ class Memfd(io.FileIO):
         """
         size = self.tell() if size is None else _core.check_size(size)
         status = os.fstat(self.fileno())
-        if size < status.st_size:
+        if size < status.st_size and not self.seals & Seal.SHRINK:
             mapped = _mapping.live(status.st_dev, status.st_ino)
             if mapped:
                 raise BufferError(

@@ -1,0 +1,106 @@
+"""What every test gets: a memfd, the leak check, and children that must not crash."""
+
+import gc
+import os
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+import memfd
+
+
+def open_descriptors():
+    """Return what each open descriptor of this process refers to."""
+    found = {}
+    for entry in os.listdir("/proc/self/fd"):
+        try:
+            found[int(entry)] = os.readlink(f"/proc/self/fd/{entry}")
+        except FileNotFoundError:  # the one that listed the folder
+            continue
+    return found
+
+
+def memfd_mappings():
+    """Return the lines of /proc/self/maps that map a memfd."""
+    with open("/proc/self/maps", errors="replace") as file:
+        return sorted(line for line in file if re.search(r"\s/memfd:", line))
+
+
+@pytest.fixture(autouse=True)
+def _no_leaks():
+    """Fail a test after which a descriptor or a mapping is left over."""
+    descriptors, mappings = open_descriptors(), memfd_mappings()
+    yield
+    # Frames that pytest keeps of an expected exception die with the cycle they form.
+    gc.collect()
+    leaked = {n: to for n, to in open_descriptors().items() if n not in descriptors}
+    mapped = [line for line in memfd_mappings() if line not in mappings]
+    if leaked or mapped:
+        pytest.fail(f"leaked descriptors {leaked} and mappings {mapped}")
+
+
+@pytest.fixture
+def f():
+    """A sealable memfd of 8192 zero bytes."""
+    with memfd.create("f", size=8192) as file:
+        yield file
+
+
+@pytest.fixture
+def run():
+    """Run a program in a child; it must end without a signal."""
+
+    def run(program, *arguments, code=0, wrapper=(), timeout=60, **options):
+        finished = subprocess.run(
+            [*wrapper, sys.executable, "-c", textwrap.dedent(program), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            cwd="/",
+            **options,
+        )
+        if finished.returncode < 0:
+            died = signal.Signals(-finished.returncode).name
+            pytest.fail(f"killed by {died}\n{finished.stdout}{finished.stderr}")
+        assert finished.returncode == code, finished.stdout + finished.stderr
+        return finished.stdout
+
+    return run
+
+
+@pytest.fixture
+def strace():
+    """Build the command that makes a system call of a child fail."""
+    probe = subprocess.run(
+        ["sh", "-c", "strace -o /dev/null true"], capture_output=True, text=True
+    )
+    if probe.returncode:
+        pytest.skip(f"strace cannot trace here: {probe.stderr.strip()}")
+
+    def strace(*faults):
+        calls = ",".join(fault.partition(":")[0] for fault in faults)
+        injections = [f"--inject={fault}" for fault in faults]
+        return ["strace", "-qq", "-o", "/dev/null", "-e", f"trace={calls}", *injections]
+
+    return strace
+
+
+@pytest.fixture
+def namespace():
+    """Build the command that runs a child in namespaces of its own."""
+
+    def namespace(*flags):
+        probe = subprocess.run(
+            ["sh", "-c", 'unshare "$@" true', "sh", *flags],
+            capture_output=True,
+            text=True,
+        )
+        if probe.returncode:
+            pytest.skip(f"no namespaces here: {probe.stderr.strip()}")
+        return ["unshare", *flags]
+
+    return namespace
