@@ -45,7 +45,8 @@ from memfd._core import (
     set_size,
 )
 from memfd._file import Memfd, create, from_bytes
-from memfd._mapping import Mapping, map, unmap
+from memfd._mapping import Mapping, unmap
+from memfd._mapping import map as map
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -89,18 +90,18 @@ __all__ = [
     "MFD_CLOEXEC",
     "MFD_EXEC",
     "MFD_HUGETLB",
-    "MFD_HUGE_16GB",
-    "MFD_HUGE_16MB",
     "MFD_HUGE_1GB",
     "MFD_HUGE_1MB",
-    "MFD_HUGE_256MB",
     "MFD_HUGE_2GB",
     "MFD_HUGE_2MB",
+    "MFD_HUGE_8MB",
+    "MFD_HUGE_16GB",
+    "MFD_HUGE_16MB",
     "MFD_HUGE_32MB",
+    "MFD_HUGE_64KB",
+    "MFD_HUGE_256MB",
     "MFD_HUGE_512KB",
     "MFD_HUGE_512MB",
-    "MFD_HUGE_64KB",
-    "MFD_HUGE_8MB",
     "MFD_HUGE_MASK",
     "MFD_HUGE_SHIFT",
     "MFD_NOEXEC_SEAL",

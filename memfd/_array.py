@@ -7,7 +7,7 @@ import os
 
 import numpy as np
 
-from memfd import _core, _file, _mapping, _npy
+from memfd import _core, _file, _foreign, _mapping, _npy
 from memfd._core import Seal
 
 _FIXED_SIZE = Seal.SHRINK | Seal.GROW
@@ -98,7 +98,7 @@ def place(array, memory):
     reach = [(n - 1) * step for n, step in zip(array.shape, array.strides, strict=True)]
     low = offset + sum(step for step in reach if step < 0)
     high = offset + sum(step for step in reach if step > 0) + array.itemsize
-    return offset if 0 <= low and high <= memory.size else None
+    return offset if low >= 0 and high <= memory.size else None
 
 
 def view(memory, dtype, shape, offset, strides=None, order="C"):
@@ -482,11 +482,11 @@ def attach(x, mode="r", *, require=Seal.SHRINK, max_size=None, dense=False):
     _mapping.check_mode(mode)
     if isinstance(x, np.ndarray):
         memory, offset = _memory_and_place(x)
-        _file.check_seals(memory.memfd, require)
+        _foreign.check_seals(memory.memfd, require)
         memory = map_memory(memory.memfd, mode)
         return view(memory, x.dtype, x.shape, offset, x.strides)
     if isinstance(x, _file.Memfd):
-        _file.check_seals(x, require)
+        _foreign.check_seals(x, require)
         return _attach(x, mode)
     if isinstance(x, (str, bytes, os.PathLike)):
         access = os.O_RDWR if mode == "r+" else os.O_RDONLY
@@ -499,9 +499,7 @@ def attach(x, mode="r", *, require=Seal.SHRINK, max_size=None, dense=False):
             f"not {type(x).__name__}"
         )
     try:
-        memfd = _file.Memfd.from_fd(
-            fd, require=require, max_size=max_size, dense=dense
-        )
+        memfd = _file.Memfd.from_fd(fd, require=require, max_size=max_size, dense=dense)
     except BaseException:
         os.close(fd)
         raise
@@ -675,7 +673,9 @@ def _check_not_labelled(x):
 def _check_no_state(array):
     kind = type(array)
     if hasattr(kind, "filled"):
-        raise TypeError("a masked array would lose its mask: share array.data and .mask")
+        raise TypeError(
+            "a masked array would lose its mask: share array.data and .mask"
+        )
     if getattr(array, "__dict__", None):
         raise TypeError(
             f"{kind.__name__} carries {', '.join(array.__dict__)}, which would be lost: "

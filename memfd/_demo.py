@@ -1,1 +1,350 @@
-"""demo"""
+"""The work of `memfd demo`: one array, three ways to give it to worker processes.
+
+Each way runs in a process of its own, which starts the workers: what kills a peer, as a
+small /dev/shm does, ends that process only, and its exit code tells.
+"""
+
+import collections
+import contextlib
+import math
+import multiprocessing
+import os
+import resource
+import signal
+import stat
+import sys
+import tempfile
+import time
+import traceback
+import zlib
+from multiprocessing import resource_tracker, shared_memory
+
+import numpy as np
+from numpy.lib import format as npy
+
+from memfd import _npy, share
+from memfd._file import readable
+
+WAYS = ("memfd", "pickle", "shared_memory")
+_COLUMNS = 80
+
+# Seconds, bytes (None: no such step, or not readable), and how many workers agree.
+Cost = collections.namedtuple("Cost", "copy_in hand_over memory equal workers")
+
+_spawn = multiprocessing.get_context("spawn")
+
+
+def run(file, size, workers):
+    """Compare the ways with the array in `file`, or one of `size` bytes; print a table."""
+    try:
+        dtype, shape = describe(file) if file else (np.dtype(float), (size // 8,))
+    except OSError as error:
+        return _refuse(file, error.strerror or error)
+    except Exception as error:  # whatever a broken header makes the parsers raise
+        return _refuse(file, error)
+    cores = len(os.sched_getaffinity(0))
+    print(
+        f"{readable(math.prod(shape) * dtype.itemsize)}: "
+        f"{dtype.name}[{','.join(map(str, shape))}], "
+        f"{_count(workers, 'worker')} (spawn), {_count(cores, 'core')}\n",
+        flush=True,
+    )
+    results, errors = {}, {}
+    for way in WAYS:
+        results[way], errors[way] = _run_alone(way, file or size, workers)
+    print(table(results))
+    if isinstance(results["memfd"], str):
+        print(errors["memfd"], end="", file=sys.stderr)
+    for way in WAYS:
+        if _is_wrong(results[way]):
+            print(f"memfd demo: wrong checksum: {way}", file=sys.stderr)
+    return exit_code(results)
+
+
+def describe(file):
+    """Return dtype and shape of a .npy file that memfd.share() takes, or raise."""
+    status = os.stat(file)
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError("not a regular file")
+    with open(file, "rb") as opened:
+        if opened.read(len(npy.MAGIC_PREFIX)) != npy.MAGIC_PREFIX:
+            raise ValueError("not a .npy file")
+        opened.seek(0)
+        # NumPy's reader knows object arrays, so that share()'s own words refuse them;
+        # ours then finds everything else that is wrong, such as missing data.
+        old = npy.read_magic(opened) == (1, 0)
+        read = npy.read_array_header_1_0 if old else npy.read_array_header_2_0
+        shape, fortran_order, dtype = read(opened)
+        _npy.header(dtype, shape, fortran_order)
+        dtype, shape, *_ = _npy.read_header(opened.fileno(), status.st_size)
+    return dtype, shape
+
+
+def checksum(array):
+    """Return the CRC-32 of the bytes of a contiguous array, in their order in memory."""
+    return zlib.crc32(_bytes(array))
+
+
+def exit_code(results):
+    """Return 1 where the memfd way failed or any way gave other data, else 0."""
+    failed = isinstance(results["memfd"], str)
+    return int(failed or any(_is_wrong(result) for result in results.values()))
+
+
+def table(results):
+    """Return the lines to print, of costs and of what went wrong."""
+    rows = [("", *results)]
+    for label, show in _ROWS:
+        cells = ["-" if isinstance(r, str) else show(r) for r in results.values()]
+        rows.append((label, *cells))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])])
+        for row in rows
+    ]
+    for way, result in results.items():
+        if isinstance(result, str):
+            line = f"{way.ljust(widths[0])}  {result}"
+            lines.append(line if len(line) <= _COLUMNS else line[: _COLUMNS - 1] + "…")
+    return "\n".join([*lines, *_comparison(results["memfd"], results["pickle"])])
+
+
+def _refuse(file, reason):
+    """Print in one line why the file is of no use, and return the exit code."""
+    line = " ".join(str(reason).split())
+    print(f"memfd demo: {file}: {line}", file=sys.stderr)
+    return 2
+
+
+def _is_wrong(result):
+    """Tell whether some worker saw other data than the source has."""
+    return not isinstance(result, str) and result.equal != result.workers
+
+
+def _count(number, what):
+    """Return a number with its noun."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def _seconds(seconds):
+    """Return a duration as a person would write it."""
+    if seconds is None:
+        return "-"
+    return f"{seconds * 1e3:.3g} ms" if seconds < 0.9995 else f"{seconds:.3g} s"
+
+
+def _total(cost):
+    """Return the seconds of all steps."""
+    return (cost.copy_in or 0) + cost.hand_over
+
+
+_ROWS = (
+    ("copy in", lambda cost: _seconds(cost.copy_in)),
+    ("hand over + checksum", lambda cost: _seconds(cost.hand_over)),
+    ("total", lambda cost: _seconds(_total(cost))),
+    (
+        "memory in all processes",
+        lambda cost: "unreadable" if cost.memory is None else readable(cost.memory),
+    ),
+    ("checksums equal", lambda cost: f"{cost.equal} of {cost.workers}"),
+)
+
+
+def _comparison(ours, theirs):
+    """Return the last lines: how many times faster and smaller, as far as measured."""
+    if isinstance(ours, str) or isinstance(theirs, str):
+        return []
+    ratio = _total(theirs) / _total(ours)
+    word = "faster" if ratio >= 1 else "slower"
+    line = f"memfd is {max(ratio, 1 / ratio):.1f} times {word} than pickle"
+    if ours.memory and theirs.memory:
+        ratio = theirs.memory / ours.memory
+        word = "less" if ratio >= 1 else "more"
+        line += f" and takes {max(ratio, 1 / ratio):.1f} times {word} memory"
+    return ["", line]
+
+
+def _run_alone(way, source, workers):
+    """Run one way in a child; return its Cost or how it died, and what it said."""
+    name = f"memfd-demo-{os.getpid()}"
+    with tempfile.TemporaryFile() as errors:
+        receiver, sender = _spawn.Pipe(duplex=False)
+        child = _spawn.Process(target=_child, args=(way, source, workers, name, sender))
+        try:
+            with _stderr_to(errors):
+                child.start()
+            sender.close()
+            with contextlib.suppress(EOFError):  # it died, and its exit code says how
+                result = receiver.recv()
+            child.join()
+            if child.exitcode:
+                result = _death(way, child.exitcode)
+        finally:
+            sender.close()
+            receiver.close()
+            _end(child)
+            _unlink(name)
+        errors.seek(0)
+        return result, errors.read().decode(errors="replace")
+
+
+@contextlib.contextmanager
+def _stderr_to(file):
+    """Let processes that are started here, and multiprocessing's tracker, write there."""
+    saved = os.dup(2)
+    try:
+        os.dup2(file.fileno(), 2)
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+
+
+def _end(child):
+    """End a child that still runs, which takes its workers with it."""
+    if child.is_alive():
+        child.terminate()
+        child.join(5)
+        child.kill()
+        child.join()
+
+
+def _unlink(name):
+    """Remove the shared memory of a child that could not do so itself."""
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(f"/dev/shm/{name}")
+        resource_tracker.unregister(f"/{name}", "shared_memory")
+
+
+def _death(way, code):
+    """Say how a process died."""
+    if code >= 0:
+        return f"ended with exit code {code}"
+    death = f"killed by {signal.Signals(-code).name}"
+    if way == "shared_memory" and -code == signal.SIGBUS:
+        status = os.statvfs("/dev/shm")
+        death += f": /dev/shm is {readable(status.f_frsize * status.f_blocks)}"
+    return death
+
+
+def _child(way, source, workers, name, sender):
+    """Send the Cost of one way, or why there is none; the child begins here."""
+    # Ctrl-C reaches all processes of a terminal: the parent decides, with SIGTERM.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    # A peer that dies as expected should not fill the disk.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    try:
+        sender.send(_measure(way, source, workers, name))
+    except Exception as error:
+        traceback.print_exc()
+        sender.send(traceback.format_exception_only(error)[-1].strip())
+
+
+def _measure(way, source, workers, name):
+    """Hand the array to all workers and return the Cost."""
+    team = _start(workers)
+    before = _memory(team)
+    if isinstance(source, int):
+        array = np.random.default_rng(0).random(source // 8)
+    else:
+        array = np.load(source, allow_pickle=False)
+    expected = checksum(array)
+    block = None
+    try:
+        start = time.perf_counter()
+        if way == "memfd":
+            item = share(array)
+        elif way == "pickle":
+            item = array
+        else:
+            block = shared_memory.SharedMemory(name, True, max(array.nbytes, 1))
+            np.copyto(np.frombuffer(block.buf, np.uint8, array.nbytes), _bytes(array))
+            order = "C" if array.flags.c_contiguous else "F"
+            item = block, array.dtype, array.shape, order
+        copied = time.perf_counter()
+        del array
+        start_over = time.perf_counter()
+        answers = _hand_over(item, team)
+        end = time.perf_counter()
+        after = _memory(team)
+        for _, pipe in team:
+            pipe.close()
+        for worker, _ in team:
+            worker.join()
+    finally:
+        if block is not None:
+            block.close()
+            block.unlink()
+    return Cost(
+        copy_in=None if way == "pickle" else copied - start,
+        hand_over=end - start_over,
+        memory=None if None in (before, after) else max(after - before, 0),
+        equal=answers.count(expected),
+        workers=workers,
+    )
+
+
+def _bytes(array):
+    """Return the memory of a contiguous array of any type as bytes, without a copy."""
+    return array.ravel(order="K").view(np.uint8)
+
+
+def _start(workers):
+    """Return as many processes, ready to work, and the pipes to them."""
+    team = []
+    for _ in range(workers):
+        pipe, theirs = _spawn.Pipe()
+        # Daemons are ended with the child; if that is killed, by the end of the pipe.
+        worker = _spawn.Process(target=_work, args=(theirs,), daemon=True)
+        worker.start()
+        theirs.close()
+        team.append((worker, pipe))
+    for _, pipe in team:
+        pipe.recv()
+    return team
+
+
+def _hand_over(item, team):
+    """Send the array to all workers and return their checksums."""
+    try:
+        for _, pipe in team:
+            pipe.send(item)
+        return [pipe.recv() for _, pipe in team]
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        for _, pipe in team:
+            pipe.close()
+        for worker, _ in team:
+            worker.join()
+        code = next(worker.exitcode for worker, _ in team if worker.exitcode)
+        raise RuntimeError(f"a worker was {_death(None, code)}") from None
+
+
+def _work(pipe):
+    """Compute the checksum of one array and keep it until the pipe is closed."""
+    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        pipe.send("ready")
+        item = pipe.recv()
+        array, block = item, None
+        if isinstance(item, tuple):
+            block, dtype, shape, order = item
+            array = np.ndarray(shape, dtype, block.buf, order=order)
+        pipe.send(checksum(array))
+        with contextlib.suppress(EOFError):
+            pipe.recv()
+        del array
+        if block is not None:
+            block.close()
+
+
+def _memory(team):
+    """Return the PSS of this process and the workers, or None where /proc hides it."""
+    total = 0
+    for pid in (os.getpid(), *(worker.pid for worker, _ in team)):
+        try:
+            with open(f"/proc/{pid}/smaps_rollup") as file:
+                lines = file.read().splitlines()
+        except OSError:
+            return None
+        total += next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    return total * 1024

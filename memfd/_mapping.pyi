@@ -1,5 +1,5 @@
 from collections.abc import Buffer
-from typing import Literal, Protocol, Self, SupportsIndex
+from typing import Literal, Protocol, Self, SupportsIndex, TypeAlias
 
 class _HasFileno(Protocol):
     def fileno(self) -> int: ...
@@ -8,7 +8,7 @@ class _HasClosed(Protocol):
     @property
     def closed(self) -> bool: ...
 
-_Mode = Literal["r", "r+", "c"]
+_Mode: TypeAlias = Literal["r", "r+", "c"]
 
 MODES: tuple[str, str, str]
 HUGE_PAGE_SIZE: int

@@ -5,7 +5,6 @@
 """Memory: a region of a memfd in this process, and bytes copied into a memfd."""
 
 import io
-import os
 import weakref
 
 cimport cython

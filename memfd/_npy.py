@@ -1,6 +1,7 @@
 """The header of a .npy file: what makes a memfd an array for every program."""
 
 import ast
+import contextlib
 import functools
 import math
 import operator
@@ -48,10 +49,8 @@ def header(dtype, shape, fortran_order):
         npy.write_array_header_1_0(first, fields)
     except UnicodeEncodeError:  # field names beyond Latin-1 need version 3
         order = "F" if fortran_order else "C"
-        try:
+        with contextlib.suppress(_EnoughError):
             npy.write_array(first, np.empty(shape, dtype, order), version=(3, 0))
-        except _EnoughError:
-            pass
     except ValueError:
         first.piece = bytes(1 << 16)
     if len(first.piece) > _MAX_HEADER:

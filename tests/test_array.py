@@ -13,7 +13,9 @@ from memfd import Seal, SealError
 
 np = pytest.importorskip("numpy")
 
-STRUCTURED = np.dtype([("a", "i1"), ("b", "f8", (2,)), ("c", [("x", "<u2"), ("y", "S3")])])
+STRUCTURED = np.dtype(
+    [("a", "i1"), ("b", "f8", (2,)), ("c", [("x", "<u2"), ("y", "S3")])]
+)
 
 ARRAYS = {
     "float64": np.arange(24.0).reshape(2, 3, 4),
@@ -344,7 +346,16 @@ def test_views_are_arrays_and_results_are_not():
     ):  # fmt: skip
         assert type(view) is memfd.Array
         assert view.memfd is a.memfd
-    for result in (a + 1, a.sum(), a.sum(axis=0), a.mean(), -a, a @ a.T, a == a, a.max()):
+    for result in (
+        a + 1,
+        a.sum(),
+        a.sum(axis=0),
+        a.mean(),
+        -a,
+        a @ a.T,
+        a == a,
+        a.max(),
+    ):
         assert not isinstance(result, memfd.Array)
     for other in (
         a.copy(), a[[0, 1]], a[a > 0], np.sort(a), np.empty_like(a), a.astype("f4"),
@@ -447,7 +458,9 @@ def test_copy_on_write_of_the_immutable():
         memfd.attach(c)
 
 
-@pytest.mark.parametrize("view", [np.s_[1:], np.s_[::-1], np.s_[::2, ::-1], np.s_[0, 0, ...]])
+@pytest.mark.parametrize(
+    "view", [np.s_[1:], np.s_[::-1], np.s_[::2, ::-1], np.s_[0, 0, ...]]
+)
 def test_attach_keeps_the_place_of_a_view(view):
     """A view is attached where it lies in the memory."""
     a = memfd.share(np.arange(12).reshape(3, 4))
@@ -521,8 +534,14 @@ def fields(descr="'<f8'", order="False", shape="(2,)"):
         (npy(fields(), data=bytes(15)), "promises shape"),
         (npy(fields(shape="(1 << 20,)"), data=bytes(99)), "not valid"),
         (npy(fields(shape="(1000000,)"), data=bytes(99)), "promises shape"),
-        (npy(fields(shape="(4611686018427387904, 8)"), data=bytes(9)), "not valid|prom"),
-        (npy(fields(shape="(9223372036854775808,)"), data=bytes(9)), "not valid|promises"),
+        (
+            npy(fields(shape="(4611686018427387904, 8)"), data=bytes(9)),
+            "not valid|prom",
+        ),
+        (
+            npy(fields(shape="(9223372036854775808,)"), data=bytes(9)),
+            "not valid|promises",
+        ),
         (npy(fields(shape="(0, 99999999999999999999999)")), "not valid"),
         (npy(fields(shape="(-1,)"), data=bytes(99)), "not valid"),
         (npy(fields(shape="(True,)"), data=bytes(99)), "not valid"),

@@ -422,7 +422,13 @@ def test_einval_twice_is_an_error(run, strace):
 
 @pytest.mark.parametrize(
     ("level", "executable", "outcome"),
-    [(0, True, "ok"), (1, True, "ok"), (1, False, "ok"), (2, False, "ok"), (2, True, "no")],
+    [
+        (0, True, "ok"),
+        (1, True, "ok"),
+        (1, False, "ok"),
+        (2, False, "ok"),
+        (2, True, "no"),
+    ],
 )
 def test_noexec_policy(run, namespace, level, executable, outcome):
     """Under every vm.memfd_noexec create works, but for executable files at 2."""

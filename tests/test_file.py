@@ -1,5 +1,6 @@
 """Memfd: the file that owns a descriptor."""
 
+import contextlib
 import errno
 import gc
 import io
@@ -58,7 +59,9 @@ def test_inheritable_and_not_sealable_and_executable():
         with f.reopen() as reader:
             path = reader.path
             f.close()
-            out = subprocess.run([path], capture_output=True, pass_fds=[reader.fileno()])
+            out = subprocess.run(
+                [path], capture_output=True, pass_fds=[reader.fileno()]
+            )
     assert out.stdout == b"it runs\n"
 
 
@@ -164,7 +167,9 @@ def test_shrinking_under_a_mapping_is_refused(f):
     assert f.truncate(100) == 100
 
 
-@pytest.mark.parametrize(("size", "error"), [(-1, ValueError), (1 << 63, OverflowError)])
+@pytest.mark.parametrize(
+    ("size", "error"), [(-1, ValueError), (1 << 63, OverflowError)]
+)
 def test_truncate_to_nonsense(f, size, error):
     """A size that cannot be names itself."""
     with pytest.raises(error, match=str(size)):
@@ -214,7 +219,13 @@ def test_repr_says_everything():
 
 @pytest.mark.parametrize(
     ("size", "text"),
-    [(0, "0 B"), (1023, "1023 B"), (1024, "1 KiB"), (1536, "1.5 KiB"), (5 << 40, "5 TiB")],
+    [
+        (0, "0 B"),
+        (1023, "1023 B"),
+        (1024, "1 KiB"),
+        (1536, "1.5 KiB"),
+        (5 << 40, "5 TiB"),
+    ],
 )
 def test_readable_sizes(size, text):
     """Sizes read as people write them."""
@@ -352,10 +363,8 @@ def foreign(f):
     fd = os.dup(f.fileno())
     os.lseek(fd, 5, os.SEEK_SET)
     yield fd
-    try:
+    with contextlib.suppress(OSError):
         os.close(fd)
-    except OSError:
-        pass
 
 
 def test_adopting_owns_the_descriptor(foreign, f):
@@ -497,9 +506,13 @@ def executable_fd():
             id="future write only",
         ),
         pytest.param(executable_fd, SealError, "executable", id="EXEC and x bits"),
-        pytest.param(lambda: reopened(os.O_WRONLY), ValueError, "writing", id="write-only"),
+        pytest.param(
+            lambda: reopened(os.O_WRONLY), ValueError, "writing", id="write-only"
+        ),
         pytest.param(lambda: reopened(os.O_PATH), OSError, "Bad file", id="O_PATH"),
-        pytest.param(lambda: os.open("/", os.O_RDONLY), ValueError, "not a", id="folder"),
+        pytest.param(
+            lambda: os.open("/", os.O_RDONLY), ValueError, "not a", id="folder"
+        ),
         pytest.param(
             lambda: os.open("/dev/zero", os.O_RDWR), ValueError, "not a", id="device"
         ),
@@ -540,12 +553,17 @@ def test_seal_error_says_what_is_missing():
     """SealError carries what is missing and what is there."""
     fd = sealed(seals=Seal.SHRINK)
     try:
-        with pytest.raises(SealError, match=rf"fd {fd} lacks seals GROW\|WRITE") as caught:
+        with pytest.raises(
+            SealError, match=rf"fd {fd} lacks seals GROW\|WRITE"
+        ) as caught:
             Memfd.from_fd(fd)
         assert caught.value.missing == Seal.GROW | Seal.WRITE
         assert caught.value.present & Seal.SHRINK
         copied = pickle.loads(pickle.dumps(caught.value))
-        assert (str(copied), copied.missing) == (str(caught.value), caught.value.missing)
+        assert (str(copied), copied.missing) == (
+            str(caught.value),
+            caught.value.missing,
+        )
     finally:
         os.close(fd)
 

@@ -24,7 +24,13 @@ def test_reads_what_the_file_holds(f):
 
     with Mapping(f) as m:
         assert bytes(m) == b"hello" + bytes(4995)
-        assert (len(m), m.size, m.mode, m.offset, m.closed) == (5000, 5000, "r", 0, False)
+        assert (len(m), m.size, m.mode, m.offset, m.closed) == (
+            5000,
+            5000,
+            "r",
+            0,
+            False,
+        )
 
 
 @pytest.mark.parametrize("mode", ["r", "c"])
@@ -80,7 +86,9 @@ def test_read_only_is_exported_read_only(f):
         pytest.param(("r", 0, 8193), ValueError, "size 8193 reach past", id="longer"),
         pytest.param(("r", PAGE, 8192), ValueError, "reach past", id="both"),
         pytest.param(("r", 0, 0), ValueError, "size must be positive", id="empty"),
-        pytest.param(("r", 0, -1), ValueError, "not be negative, got -1", id="negative"),
+        pytest.param(
+            ("r", 0, -1), ValueError, "not be negative, got -1", id="negative"
+        ),
         pytest.param(("r", 0, 1.5), TypeError, "size must be an int", id="float"),
     ],
 )

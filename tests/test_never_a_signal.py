@@ -95,8 +95,16 @@ def test_every_order_of_closing(tmp_path, kind, holder):
     progress.write_bytes(bytes(mmap.PAGESIZE))
 
     finished = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", textwrap.dedent(PROGRAM)]
-        + [kind, holder, str(progress)],
+        [
+            sys.executable,
+            "-W",
+            "ignore",
+            "-c",
+            textwrap.dedent(PROGRAM),
+            kind,
+            holder,
+            str(progress),
+        ],
         capture_output=True,
         text=True,
         cwd="/",

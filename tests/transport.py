@@ -14,7 +14,6 @@ if sys.argv[2] == "memfd":
     import multiprocessing  # isort: skip
 else:
     import multiprocessing
-
     import multiprocessing.reduction
 
     import memfd

@@ -1,0 +1,153 @@
+"""What a descriptor from somebody else has to be before its memory is touched."""
+
+import errno
+import fcntl
+import os
+import stat
+
+from memfd import _core
+from memfd._core import Seal, SealError
+
+_EXECUTABLE = 0o111
+
+
+def check(fd, *, require, max_size=None, dense=True, hugetlb=False, copy=False):
+    """Check a descriptor as `Memfd.from_fd` documents it, and change nothing.
+
+    Return its size, and whether it has to be copied for want of seals.
+    """
+    if max_size is not None:
+        max_size = _core.check_size(max_size, "max_size")
+    access = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE
+    try:
+        seals = _core.get_seals(fd)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        raise ValueError(f"fd {fd} is not a memfd") from None
+    if access == os.O_WRONLY:
+        raise ValueError(f"fd {fd} is open for writing only")
+    status = os.fstat(fd)  # after the seals: a size seen before could still shrink
+    size = status.st_size
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink:
+        raise ValueError(f"fd {fd} is a file with a name, not a memfd")
+    if not hugetlb and _core.is_hugetlb(fd):
+        raise ValueError(f"fd {fd} is a hugetlb memfd; hugetlb=True accepts it")
+    refused = None
+    if require is not None:
+        refused = _unsealed(fd, seals, Seal(require), status.st_mode)
+        if refused is not None and not copy:
+            raise refused
+    has_holes = require is not None and refused is None and _has_holes(fd, size)
+    if has_holes and dense:
+        raise ValueError(
+            f"fd {fd} has holes, and reading them would take memory; dense=False "
+            "accepts it up to max_size"
+        )
+    if max_size is None and (has_holes or refused is not None):
+        max_size = _memory_limit() // 2
+    if max_size is not None and size > max_size:
+        raise ValueError(f"fd {fd} has {size} bytes, more than max_size={max_size}")
+    return size, refused is not None
+
+
+def check_seals(f, require):
+    """Raise SealError unless a Memfd, adopted before, has all seals of `require`."""
+    if require is not None:
+        fd = f.fileno()
+        refused = _unsealed(fd, f.seals, Seal(require), os.fstat(fd).st_mode)
+        if refused is not None:
+            raise refused
+
+
+def describe(seals):
+    return Seal(seals)._name_ or "none"
+
+
+def label(fd):
+    """Return the name that a memfd was created with, or "" where /proc hides it."""
+    try:
+        link = os.readlink(f"/proc/self/fd/{fd}")
+    except OSError:
+        return ""
+    return link.removeprefix("/memfd:").removesuffix(" (deleted)")
+
+
+def _unsealed(fd, seals, require, mode):
+    """Return the SealError that these seals deserve, or None."""
+    missing = require & ~seals
+    if missing:
+        return SealError(
+            f"fd {fd} lacks seals {describe(missing)} (it has {describe(seals)})",
+            missing,
+            seals,
+        )
+    if require and seals & Seal.EXEC and mode & _EXECUTABLE:
+        return SealError(
+            f"fd {fd} is executable and has {describe(seals)}: with Seal.EXEC on an "
+            "executable file some kernels report seals that do not hold",
+            require,
+            seals,
+        )
+    return None
+
+
+def _has_holes(fd, size):
+    """Tell whether some page of the file does not exist yet; the position stays."""
+    if size == 0:
+        return False
+    position = os.lseek(fd, 0, os.SEEK_CUR)
+    try:
+        return os.lseek(fd, 0, os.SEEK_HOLE) < size
+    finally:
+        os.lseek(fd, position, os.SEEK_SET)
+
+
+def _memory_limit():
+    """Return the bytes of memory that this process can hope for."""
+    limit = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    for path in _cgroup_limits():
+        try:
+            with open(path) as file:
+                limit = min(limit, int(file.read()))
+        except (OSError, ValueError):  # "max", or no such controller
+            continue
+    return limit
+
+
+def _cgroup_limits():
+    """Yield the files that may hold a memory limit of this process's cgroups."""
+    try:
+        with open("/proc/self/cgroup") as file:
+            lines = file.read().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            root, name = "/sys/fs/cgroup", "memory.max"
+        elif "memory" in controllers.split(","):
+            root, name = "/sys/fs/cgroup/memory", "memory.limit_in_bytes"
+        else:
+            continue
+        # A container may see its own group at the root of the hierarchy.
+        while path not in ("", "/"):
+            yield f"{root}{path}/{name}"
+            path = os.path.dirname(path)
+        yield f"{root}/{name}"
+
+
+def sharing_pids(device, inode):
+    """Return the processes that are seen to have a shared mapping of the file."""
+    mapped = f"{os.major(device):02x}:{os.minor(device):02x} {inode} "
+    pids = []
+    for entry in os.listdir("/proc"):
+        if not entry.isdecimal():
+            continue
+        try:
+            with open(f"/proc/{entry}/maps", errors="replace") as file:
+                if any(mapped in line and line.split()[1][3] == "s" for line in file):
+                    pids.append(int(entry))
+        except OSError:  # gone meanwhile, or another user's
+            continue
+    return sorted(pids)
