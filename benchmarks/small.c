@@ -2,7 +2,8 @@
  *
  *   cc -O2 -o small small.c && ./small ROUNDS
  *
- * Prints two numbers: memfd_create + close; and create, ftruncate to 4096 bytes, mmap shared, touch, munmap, close.
+ * Prints two numbers: memfd_create + close; and create, ftruncate to 4096 bytes, mmap
+ * shared, touch, munmap, close.
  */
 #define _GNU_SOURCE
 #include <stdio.h>
@@ -18,9 +19,8 @@ static double now(void)
     return t.tv_sec * 1e6 + t.tv_nsec * 1e-3;
 }
 
-int main(int argc, char **argv)
+int measure(int rounds, double *microseconds)
 {
-    int rounds = argc > 1 ? atoi(argv[1]) : 1000;
     double start = now();
     for (int i = 0; i < rounds; i++)
         close(memfd_create("small", MFD_CLOEXEC));
@@ -36,6 +36,16 @@ int main(int argc, char **argv)
         munmap(at, 4096);
         close(fd);
     }
-    printf("%.3f %.3f\n", (middle - start) / rounds, (now() - middle) / rounds);
+    microseconds[0] = (middle - start) / rounds;
+    microseconds[1] = (now() - middle) / rounds;
+    return 0;
+}
+
+int main(int argc, char **argv)
+{
+    double microseconds[2];
+    if (measure(argc > 1 ? atoi(argv[1]) : 1000, microseconds))
+        return 1;
+    printf("%.3f %.3f\n", microseconds[0], microseconds[1]);
     return 0;
 }

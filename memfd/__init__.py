@@ -4,6 +4,8 @@ Every public name is here, and nothing else.  The names of arrays need NumPy and
 on first use.
 """
 
+from __future__ import annotations
+
 import os as _os
 
 from memfd import _reduction
@@ -35,8 +37,6 @@ from memfd._core import (
     MFD_HUGE_SHIFT,
     MFD_HUGETLB,
     MFD_NOEXEC_SEAL,
-    Seal,
-    SealError,
     __version__,
     add_seals,
     get_seals,
@@ -62,7 +62,10 @@ if TYPE_CHECKING:
         zeros,
         zeros_like,
     )
+    from memfd._seal import Seal, SealError
 
+# Loaded on first use: what they need would make ``import memfd`` slow.
+_SEAL_NAMES = ("Seal", "SealError")
 _NUMPY_NAMES = (
     "Array",
     "attach",
@@ -132,7 +135,7 @@ __all__ = [
 ]
 
 
-def get_include():
+def get_include() -> str:
     """Return the folder to give to ``cython -I`` for ``cimport memfd``.
 
     Only needed with an editable install of this package; otherwise Cython finds its
@@ -152,20 +155,28 @@ def get_include():
     return _os.path.dirname(_os.path.dirname(_os.path.abspath(__file__)))
 
 
-def __getattr__(name):
-    if name not in _NUMPY_NAMES:
-        raise AttributeError(f"module 'memfd' has no attribute {name!r}")
-    try:
-        arrays = _reduction.load_arrays()
-    except ModuleNotFoundError as error:
-        if error.name != "numpy":
-            raise
-        raise ImportError(
-            f"memfd.{name} needs NumPy: pip install 'memfd[numpy]'", name="numpy"
-        ) from None
-    globals().update({name: getattr(arrays, name) for name in _NUMPY_NAMES})
-    return globals()[name]
+if not TYPE_CHECKING:  # else every misspelt name would pass
+
+    def __getattr__(name: str) -> object:
+        if name in _SEAL_NAMES:
+            from memfd import _seal
+
+            globals().update({name: getattr(_seal, name) for name in _SEAL_NAMES})
+        elif name in _NUMPY_NAMES:
+            try:
+                arrays = _reduction.load_arrays()
+            except ModuleNotFoundError as error:
+                if error.name != "numpy":
+                    raise
+                raise ImportError(
+                    f"memfd.{name} needs NumPy: pip install 'memfd[numpy]'",
+                    name="numpy",
+                ) from None
+            globals().update({name: getattr(arrays, name) for name in _NUMPY_NAMES})
+        else:
+            raise AttributeError(f"module 'memfd' has no attribute {name!r}")
+        return globals()[name]
 
 
-def __dir__():
-    return sorted({*globals(), *_NUMPY_NAMES})
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_SEAL_NAMES, *_NUMPY_NAMES})

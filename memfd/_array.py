@@ -1,14 +1,28 @@
 """Arrays: `Array` is a NumPy array whose memory is a memfd, and the memfd a .npy file."""
 
+from __future__ import annotations
+
 import _thread
 import functools
+import itertools
 import math
+import operator
 import os
 
 import numpy as np
 
 from memfd import _core, _file, _foreign, _mapping, _npy
-from memfd._core import Seal
+from memfd._seal import Seal
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any, Literal, Self, SupportsIndex
+
+    import numpy.typing as npt
+
+    from memfd._file import Memfd
+    from memfd._types import AnyOrder, Mode, Name, Order, Shape
 
 _FIXED_SIZE = Seal.SHRINK | Seal.GROW
 _SEALED = Seal.IMMUTABLE | Seal.SEAL
@@ -43,11 +57,11 @@ class Array(np.ndarray):
 
     __slots__ = ()
 
-    def __new__(cls, *args, **kwargs):
+    def __new__(cls, *args: object, **kwargs: object) -> Self:
         raise TypeError("use memfd.share(), empty(), zeros(), full() or attach()")
 
     @property
-    def memfd(self):
+    def memfd(self) -> Memfd | None:
         """Memfd or None: The memfd behind this array, which is a .npy file.
 
         None for a copy, and for an array that was frozen: it goes on with pages of its
@@ -56,7 +70,18 @@ class Array(np.ndarray):
         memory = memory_of(self)
         return None if memory is None else memory.memfd
 
-    def __array_wrap__(self, array, context=None, return_scalar=None):
+    def __iter__(self) -> Iterator[Any]:
+        # Left alone, CPython looks up and calls __getitem__ by name for each row.
+        if self.ndim == 0:
+            raise TypeError("iteration over a 0-d array")
+        return map(operator.getitem, itertools.repeat(self), range(len(self)))
+
+    def __array_wrap__(
+        self,
+        array: npt.NDArray[Any],
+        context: Any = None,
+        return_scalar: bool | None = None,
+    ) -> Any:
         # A result is no memfd, except where this array was given as `out`.
         if array is self:
             return self
@@ -64,10 +89,10 @@ class Array(np.ndarray):
             return_scalar = array.ndim == 0
         return array[()] if return_scalar else array.view(np.ndarray)
 
-    def __reduce__(self):
+    def __reduce__(self) -> str | tuple[Any, ...]:
         return self.view(np.ndarray).__reduce__()
 
-    def __reduce_ex__(self, protocol):
+    def __reduce_ex__(self, protocol: SupportsIndex) -> str | tuple[Any, ...]:
         return self.view(np.ndarray).__reduce_ex__(protocol)
 
 
@@ -76,10 +101,12 @@ class Memory(_mapping.Mapping):
 
     __slots__ = ("memfd",)
 
+    memfd: Memfd | None
 
-def memory_of(array):
+
+def memory_of(array: npt.NDArray[Any]) -> Memory | None:
     """Return the Memory that `array` lies in, or None."""
-    base = array.base
+    base: Any = array.base
     while base is not None:
         if type(base) is memoryview:
             base = base.obj
@@ -90,18 +117,25 @@ def memory_of(array):
     return None
 
 
-def place(array, memory):
+def place(array: npt.NDArray[Any], memory: Memory) -> int | None:
     """Return where in its memory an array begins, or None if it reaches outside."""
     if array.size == 0:
         return 0
-    offset = array.__array_interface__["data"][0] - memory.address
+    offset: int = array.__array_interface__["data"][0] - memory.address
     reach = [(n - 1) * step for n, step in zip(array.shape, array.strides, strict=True)]
     low = offset + sum(step for step in reach if step < 0)
     high = offset + sum(step for step in reach if step > 0) + array.itemsize
     return offset if low >= 0 and high <= memory.size else None
 
 
-def view(memory, dtype, shape, offset, strides=None, order="C"):
+def view(
+    memory: Memory,
+    dtype: np.dtype[Any],
+    shape: tuple[int, ...],
+    offset: int,
+    strides: tuple[int, ...] | None = None,
+    order: Order = "C",
+) -> Array:
     """Return an Array in `memory`; NumPy checks that it does not reach outside."""
     # numpy.frombuffer keeps an export of the mapping, numpy.ndarray(buffer=) does not.
     whole = np.frombuffer(memory, np.uint8)
@@ -110,14 +144,21 @@ def view(memory, dtype, shape, offset, strides=None, order="C"):
     return np.ndarray.__new__(Array, shape, dtype, whole, offset, strides, order)
 
 
-def map_memory(memfd, mode):
+def map_memory(memfd: Memfd, mode: Mode) -> Memory:
     """Map all of `memfd` and remember it."""
     memory = Memory(memfd, mode)
     memory.memfd = memfd
     return memory
 
 
-def share(array, *, mode="r", dtype=None, order="K", name=None):
+def share(
+    array: npt.ArrayLike,
+    *,
+    mode: Literal["r", "r+"] = "r",
+    dtype: npt.DTypeLike | None = None,
+    order: AnyOrder = "K",
+    name: Name | None = None,
+) -> Array:
     """Copy an array into a memfd that other processes can map.
 
     Parameters
@@ -189,7 +230,14 @@ def share(array, *, mode="r", dtype=None, order="K", name=None):
     return view(memory, source.dtype, source.shape, len(header), order=order)
 
 
-def empty(shape, dtype=float, order="C", *, populate=False, name=None):
+def empty(
+    shape: Shape,
+    dtype: npt.DTypeLike | None = float,
+    order: Order = "C",
+    *,
+    populate: bool = False,
+    name: Name | None = None,
+) -> Array:
     """Return a new array in a memfd, writable by all who hold it.
 
     Parameters
@@ -244,7 +292,7 @@ def empty(shape, dtype=float, order="C", *, populate=False, name=None):
         dtype, inner = dtype.subdtype
     else:
         inner = ()
-    shape = (*_shape(shape), *inner)
+    shape = _shape(shape) + inner
     header = _npy.header(dtype, shape, order == "F" and _differs_in_order(shape))
     size = len(header) + math.prod(shape) * dtype.itemsize
     if size > 2**63 - 1:
@@ -262,7 +310,14 @@ def empty(shape, dtype=float, order="C", *, populate=False, name=None):
     return view(memory, dtype, shape, len(header), order=order)
 
 
-def zeros(shape, dtype=float, order="C", *, populate=False, name=None):
+def zeros(
+    shape: Shape,
+    dtype: npt.DTypeLike | None = float,
+    order: Order = "C",
+    *,
+    populate: bool = False,
+    name: Name | None = None,
+) -> Array:
     """Return a new array of zeros in a memfd, writable by all who hold it.
 
     The same as `empty`: new memory of a memfd is zero.
@@ -294,7 +349,15 @@ def zeros(shape, dtype=float, order="C", *, populate=False, name=None):
     return empty(shape, dtype, order, populate=populate, name=name)
 
 
-def full(shape, fill_value, dtype=None, order="C", *, populate=False, name=None):
+def full(
+    shape: Shape,
+    fill_value: npt.ArrayLike,
+    dtype: npt.DTypeLike | None = None,
+    order: Order = "C",
+    *,
+    populate: bool = False,
+    name: Name | None = None,
+) -> Array:
     """Return a new array in a memfd, filled with one value, writable by all who hold it.
 
     Parameters
@@ -331,8 +394,14 @@ def full(shape, fill_value, dtype=None, order="C", *, populate=False, name=None)
 
 
 def empty_like(
-    prototype, dtype=None, order="K", *, shape=None, populate=False, name=None
-):
+    prototype: npt.ArrayLike,
+    dtype: npt.DTypeLike | None = None,
+    order: AnyOrder = "K",
+    *,
+    shape: Shape | None = None,
+    populate: bool = False,
+    name: Name | None = None,
+) -> Array:
     """Return a new array in a memfd, with the shape and type of another.
 
     Parameters
@@ -362,8 +431,14 @@ def empty_like(
 
 
 def zeros_like(
-    prototype, dtype=None, order="K", *, shape=None, populate=False, name=None
-):
+    prototype: npt.ArrayLike,
+    dtype: npt.DTypeLike | None = None,
+    order: AnyOrder = "K",
+    *,
+    shape: Shape | None = None,
+    populate: bool = False,
+    name: Name | None = None,
+) -> Array:
     """Return a new array of zeros in a memfd, with the shape and type of another.
 
     Parameters
@@ -393,15 +468,15 @@ def zeros_like(
 
 
 def full_like(
-    prototype,
-    fill_value,
-    dtype=None,
-    order="K",
+    prototype: npt.ArrayLike,
+    fill_value: npt.ArrayLike,
+    dtype: npt.DTypeLike | None = None,
+    order: AnyOrder = "K",
     *,
-    shape=None,
-    populate=False,
-    name=None,
-):
+    shape: Shape | None = None,
+    populate: bool = False,
+    name: Name | None = None,
+) -> Array:
     """Return a new array in a memfd, like another in shape and type, filled.
 
     Parameters
@@ -432,7 +507,14 @@ def full_like(
     return full(shape, fill_value, dtype, order, populate=populate, name=name)
 
 
-def attach(x, mode="r", *, require=Seal.SHRINK, max_size=None, dense=False):
+def attach(
+    x: Memfd | SupportsIndex | Name | npt.NDArray[Any],
+    mode: Mode = "r",
+    *,
+    require: Seal | None = Seal.SHRINK,
+    max_size: SupportsIndex | None = None,
+    dense: bool = False,
+) -> Array:
     """Open the array that a memfd holds, without a copy.
 
     Parameters
@@ -481,9 +563,9 @@ def attach(x, mode="r", *, require=Seal.SHRINK, max_size=None, dense=False):
     """
     _mapping.check_mode(mode)
     if isinstance(x, np.ndarray):
-        memory, offset = _memory_and_place(x)
-        _foreign.check_seals(memory.memfd, require)
-        memory = map_memory(memory.memfd, mode)
+        _, memfd, offset = _memory_and_place(x)
+        _foreign.check_seals(memfd, require)
+        memory = map_memory(memfd, mode)
         return view(memory, x.dtype, x.shape, offset, x.strides)
     if isinstance(x, _file.Memfd):
         _foreign.check_seals(x, require)
@@ -510,7 +592,7 @@ def attach(x, mode="r", *, require=Seal.SHRINK, max_size=None, dense=False):
         raise
 
 
-def freeze(array, *, copy=False):
+def freeze(array: npt.NDArray[Any], *, copy: bool = False) -> Array:
     """Make an array immutable for everyone, for ever, without a copy.
 
     Parameters
@@ -553,10 +635,9 @@ def freeze(array, *, copy=False):
     """
     if copy:
         return share(np.asarray(array))
-    memory, offset = _memory_and_place(array)
-    memfd = memory.memfd
+    memory, memfd, offset = _memory_and_place(array)
     with _freezing:
-        if memfd.seals & Seal.IMMUTABLE != Seal.IMMUTABLE:
+        if _core.seal_bits(memfd) & Seal.IMMUTABLE != Seal.IMMUTABLE:
             _seal_under(memfd)
         elif memory.mode == "r":
             return array.view()
@@ -566,7 +647,7 @@ def freeze(array, *, copy=False):
     return frozen
 
 
-def _seal_under(memfd):
+def _seal_under(memfd: Memfd) -> None:
     """Turn this process's shared mappings of `memfd` private, and seal it."""
     status = os.fstat(memfd.fileno())
     shared = [
@@ -589,17 +670,18 @@ def _seal_under(memfd):
             mapping.memfd = None
 
 
-def _attach(memfd, mode):
+def _attach(memfd: Memfd, mode: Mode) -> Array:
     """Map the .npy file in `memfd`, which was checked."""
     dtype, shape, fortran, offset = _npy.read_header(memfd.fileno(), memfd.size)
     memory = map_memory(memfd, mode)
     return view(memory, dtype, shape, offset, order="F" if fortran else "C")
 
 
-def _memory_and_place(array):
-    """Return the Memory of an Array, whose memfd is open, and where in it it lies."""
+def _memory_and_place(array: npt.NDArray[Any]) -> tuple[Memory, Memfd, int]:
+    """Return the Memory of an Array, its memfd, which is open, and where it lies."""
     memory = memory_of(array) if isinstance(array, np.ndarray) else None
-    if memory is None or memory.memfd is None:
+    memfd = None if memory is None else memory.memfd
+    if memory is None or memfd is None:
         raise ValueError(
             f"{type(array).__name__} has no memfd of its own; memfd.share() copies it "
             "into one"
@@ -609,30 +691,32 @@ def _memory_and_place(array):
             "an array of mode 'c' has private pages that its memfd does not have; "
             "memfd.share() copies it into a memfd"
         )
-    if memory.memfd.closed:
+    if memfd.closed:
         raise ValueError(
-            f"the descriptor of {memory.memfd!r} was closed; memfd.share() copies the "
+            f"the descriptor of {memfd!r} was closed; memfd.share() copies the "
             "array into a new memfd"
         )
     offset = place(array, memory)
     if offset is None:
         raise ValueError("the array reaches outside the memory of its memfd")
-    return memory, offset
+    return memory, memfd, offset
 
 
-def _is_immutable(array):
+def _is_immutable(array: npt.NDArray[Any]) -> bool:
     memory = memory_of(array)
     return (
         memory is not None
         and memory.mode == "r"
         and memory.memfd is not None
         and not memory.memfd.closed
-        and memory.memfd.seals & Seal.IMMUTABLE == Seal.IMMUTABLE
+        and _core.seal_bits(memory.memfd) & Seal.IMMUTABLE == Seal.IMMUTABLE
         and place(array, memory) is not None
     )
 
 
-def _source(array, dtype, order):
+def _source(
+    array: npt.ArrayLike, dtype: npt.DTypeLike | None, order: AnyOrder
+) -> npt.NDArray[Any]:
     """Return `array` as a contiguous ndarray in C or Fortran order, or raise TypeError."""
     if order not in ("K", "A", "C", "F"):
         raise ValueError(f'order must be "K", "A", "C" or "F", got {order!r}')
@@ -652,7 +736,7 @@ def _source(array, dtype, order):
     return array if flags.f_contiguous else array.copy(order="F")
 
 
-def _check_not_labelled(x):
+def _check_not_labelled(x: object) -> None:
     kind = type(x)
     if isinstance(x, (str, bytes)):
         raise TypeError(
@@ -670,7 +754,7 @@ def _check_not_labelled(x):
         )
 
 
-def _check_no_state(array):
+def _check_no_state(array: npt.NDArray[Any]) -> None:
     kind = type(array)
     if hasattr(kind, "filled"):
         raise TypeError(
@@ -683,7 +767,12 @@ def _check_no_state(array):
         )
 
 
-def _like(prototype, dtype, order, shape):
+def _like(
+    prototype: npt.ArrayLike,
+    dtype: npt.DTypeLike | None,
+    order: AnyOrder,
+    shape: Shape | None,
+) -> tuple[Shape, npt.DTypeLike, Order]:
     if order not in ("K", "A", "C", "F"):
         raise ValueError(f'order must be "K", "A", "C" or "F", got {order!r}')
     if not isinstance(prototype, np.ndarray):
@@ -698,25 +787,25 @@ def _like(prototype, dtype, order, shape):
     )
 
 
-def _shape(shape):
+def _shape(shape: Shape) -> tuple[int, ...]:
     """Return `shape` as a tuple of ints that are not negative."""
-    numbers = (shape,) if hasattr(shape, "__index__") else tuple(shape)
-    numbers = tuple(number.__index__() for number in numbers)
+    given = (shape,) if hasattr(shape, "__index__") else tuple(shape)
+    numbers = tuple(number.__index__() for number in given)
     if any(number < 0 for number in numbers):
         raise ValueError(f"shape must not be negative, got {shape!r}")
     return numbers
 
 
-def _differs_in_order(shape):
+def _differs_in_order(shape: tuple[int, ...]) -> bool:
     """Tell whether C and Fortran order are not the same thing for this shape."""
     return 0 not in shape and sum(number > 1 for number in shape) > 1
 
 
-def _name(name, dtype, shape):
+def _name(name: Name | None, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Name:
     return _default_name(dtype, shape) if name is None else name
 
 
 @functools.lru_cache(maxsize=256)
-def _default_name(dtype, shape):
+def _default_name(dtype: np.dtype[Any], shape: tuple[int, ...]) -> str:
     name = f"{dtype.name}[{','.join(map(str, shape))}]"
     return name.encode()[: _core.NAME_MAX].decode(errors="ignore")

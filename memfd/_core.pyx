@@ -7,7 +7,6 @@ Each has a C function without the GIL (in the .pxd, for other packages too) and 
 function beside it.  This is the only file that turns errno into exceptions with advice.
 """
 
-import enum
 import os
 
 from cpython.object cimport PyObject_AsFileDescriptor
@@ -63,66 +62,14 @@ F_SEAL_FUTURE_WRITE = _linux.F_SEAL_FUTURE_WRITE
 F_SEAL_EXEC = _linux.F_SEAL_EXEC
 
 
-class Seal(enum.IntFlag, boundary=enum.KEEP):
-    """What nobody can do to a memfd any more (``F_SEAL_*`` of fcntl(2)).
-
-    A seal cannot be taken off, holds for every process and every descriptor of the file,
-    and is enforced by the kernel.  Bits that this version does not know are kept.
-
-    Attributes
-    ----------
-    SEAL
-        Add further seals.
-    SHRINK
-        Make the file shorter.
-    GROW
-        Make the file longer.
-    WRITE
-        Write, and map it shared and writable.
-    FUTURE_WRITE
-        As WRITE, but mappings that exist go on writing (since Linux 5.1).
-    EXEC
-        Change the executable bits (since Linux 6.3).
-    IMMUTABLE
-        SHRINK, GROW and WRITE: the data can never change.
-
-    Examples
-    --------
-    >>> Seal.WRITE in Seal.IMMUTABLE
-    True
-    >>> Seal(0x40 | Seal.GROW) & Seal.GROW
-    <Seal.GROW: 4>
-    """
-
-    SEAL = _linux.F_SEAL_SEAL
-    SHRINK = _linux.F_SEAL_SHRINK
-    GROW = _linux.F_SEAL_GROW
-    WRITE = _linux.F_SEAL_WRITE
-    FUTURE_WRITE = _linux.F_SEAL_FUTURE_WRITE
-    EXEC = _linux.F_SEAL_EXEC
-    IMMUTABLE = _linux.F_SEAL_SHRINK | _linux.F_SEAL_GROW | _linux.F_SEAL_WRITE
+IMMUTABLE = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE
 
 
-class SealError(ValueError):
-    """A memfd lacks seals that were required of it.
+cdef object _as_seal(int seals):
+    """Return `seals` as a Seal, whose module is loaded when it is first needed."""
+    from memfd._seal import Seal
 
-    Parameters
-    ----------
-    message : str
-        What was refused.
-    missing : Seal
-        The required seals that are not there.
-    present : Seal
-        All seals that are there.
-    """
-
-    def __init__(self, message, missing, present):
-        super().__init__(message, missing, present)
-        self.missing = missing
-        self.present = present
-
-    def __str__(self):
-        return self.args[0]
+    return Seal(seals)
 
 
 def check_size(value, /, argument="size"):
@@ -322,6 +269,7 @@ def add_seals(fd, seals, /):
     Examples
     --------
     >>> import os
+    >>> from memfd import Seal
     >>> fd = memfd_create("frame", MFD_ALLOW_SEALING)
     >>> add_seals(fd, Seal.GROW | Seal.SHRINK)
     <Seal.SHRINK|GROW: 6>
@@ -350,7 +298,7 @@ def add_seals(fd, seals, /):
             hint = f"descriptor {descriptor} is no memfd, or seals {bits:#x} are unknown"
         errno.errno = error
         raise_errno(hint)
-    return Seal(now)
+    return _as_seal(now)
 
 
 def get_seals(fd, /):
@@ -392,7 +340,15 @@ def get_seals(fd, /):
             if errno.errno == errno.EINVAL
             else ""
         )
-    return Seal(seals)
+    return _as_seal(seals)
+
+
+def seal_bits(fd, /):
+    """Return the seals of a memfd as an int, for masks."""
+    cdef int seals = memfd_get_seals(PyObject_AsFileDescriptor(fd))
+    if seals == -1:
+        raise_errno("")
+    return seals
 
 
 def set_size(fd, size, /):

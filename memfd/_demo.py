@@ -4,7 +4,6 @@ Each way runs in a process of its own, which starts the workers: what kills a pe
 small /dev/shm does, ends that process only, and its exit code tells.
 """
 
-import collections
 import contextlib
 import math
 import multiprocessing
@@ -16,6 +15,7 @@ import sys
 import tempfile
 import time
 import traceback
+import typing
 import zlib
 from multiprocessing import resource_tracker, shared_memory
 
@@ -28,25 +28,36 @@ from memfd._file import readable
 WAYS = ("memfd", "pickle", "shared_memory")
 _COLUMNS = 80
 
-# Seconds, bytes (None: no such step, or not readable), and how many workers agree.
-Cost = collections.namedtuple("Cost", "copy_in hand_over memory equal workers")
-
 _spawn = multiprocessing.get_context("spawn")
+
+
+class Cost(typing.NamedTuple):
+    """What one way took, and how many workers saw the right data."""
+
+    copy_in: float | None  # seconds; None: there is no such step
+    hand_over: float
+    memory: int | None  # bytes; None: /proc does not show it
+    equal: int
+    workers: int
+
+    @property
+    def total(self):
+        """Seconds of all steps."""
+        return (self.copy_in or 0) + self.hand_over
 
 
 def run(file, size, workers):
     """Compare the ways with the array in `file`, or one of `size` bytes; print a table."""
     try:
         dtype, shape = describe(file) if file else (np.dtype(float), (size // 8,))
-    except OSError as error:
-        return _refuse(file, error.strerror or error)
     except Exception as error:  # whatever a broken header makes the parsers raise
-        return _refuse(file, error)
-    cores = len(os.sched_getaffinity(0))
+        reason = " ".join(str(getattr(error, "strerror", None) or error).split())
+        print(f"memfd demo: {file}: {reason}", file=sys.stderr)
+        return 2
     print(
-        f"{readable(math.prod(shape) * dtype.itemsize)}: "
-        f"{dtype.name}[{','.join(map(str, shape))}], "
-        f"{_count(workers, 'worker')} (spawn), {_count(cores, 'core')}\n",
+        f"{readable(math.prod(shape) * dtype.itemsize)}, "
+        f"{dtype.name}[{','.join(map(str, shape))}], workers: {workers} (spawn), "
+        f"cores: {len(os.sched_getaffinity(0))}\n",
         flush=True,
     )
     results, errors = {}, {}
@@ -81,8 +92,16 @@ def describe(file):
 
 
 def checksum(array):
-    """Return the CRC-32 of the bytes of a contiguous array, in their order in memory."""
+    """Return the CRC-32 of a contiguous array of any type, in its order in memory."""
+    if not (array.dtype.isnative or array.dtype.names):
+        # NumPy unpickles such an array in native byte order: the same, in other bytes.
+        array = array.astype(array.dtype.newbyteorder("="))
     return zlib.crc32(_bytes(array))
+
+
+def _bytes(array):
+    """Return the memory of a contiguous array of any type as bytes, without a copy."""
+    return array.ravel(order="K").view(np.uint8)
 
 
 def exit_code(results):
@@ -109,21 +128,9 @@ def table(results):
     return "\n".join([*lines, *_comparison(results["memfd"], results["pickle"])])
 
 
-def _refuse(file, reason):
-    """Print in one line why the file is of no use, and return the exit code."""
-    line = " ".join(str(reason).split())
-    print(f"memfd demo: {file}: {line}", file=sys.stderr)
-    return 2
-
-
 def _is_wrong(result):
     """Tell whether some worker saw other data than the source has."""
     return not isinstance(result, str) and result.equal != result.workers
-
-
-def _count(number, what):
-    """Return a number with its noun."""
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _seconds(seconds):
@@ -133,15 +140,10 @@ def _seconds(seconds):
     return f"{seconds * 1e3:.3g} ms" if seconds < 0.9995 else f"{seconds:.3g} s"
 
 
-def _total(cost):
-    """Return the seconds of all steps."""
-    return (cost.copy_in or 0) + cost.hand_over
-
-
 _ROWS = (
     ("copy in", lambda cost: _seconds(cost.copy_in)),
     ("hand over + checksum", lambda cost: _seconds(cost.hand_over)),
-    ("total", lambda cost: _seconds(_total(cost))),
+    ("total", lambda cost: _seconds(cost.total)),
     (
         "memory in all processes",
         lambda cost: "unreadable" if cost.memory is None else readable(cost.memory),
@@ -154,7 +156,7 @@ def _comparison(ours, theirs):
     """Return the last lines: how many times faster and smaller, as far as measured."""
     if isinstance(ours, str) or isinstance(theirs, str):
         return []
-    ratio = _total(theirs) / _total(ours)
+    ratio = theirs.total / ours.total
     word = "faster" if ratio >= 1 else "slower"
     line = f"memfd is {max(ratio, 1 / ratio):.1f} times {word} than pickle"
     if ours.memory and theirs.memory:
@@ -167,6 +169,7 @@ def _comparison(ours, theirs):
 def _run_alone(way, source, workers):
     """Run one way in a child; return its Cost or how it died, and what it said."""
     name = f"memfd-demo-{os.getpid()}"
+    result = None
     with tempfile.TemporaryFile() as errors:
         receiver, sender = _spawn.Pipe(duplex=False)
         child = _spawn.Process(target=_child, args=(way, source, workers, name, sender))
@@ -177,7 +180,7 @@ def _run_alone(way, source, workers):
             with contextlib.suppress(EOFError):  # it died, and its exit code says how
                 result = receiver.recv()
             child.join()
-            if child.exitcode:
+            if child.exitcode or result is None:
                 result = _death(way, child.exitcode)
         finally:
             sender.close()
@@ -262,11 +265,11 @@ def _measure(way, source, workers, name):
             np.copyto(np.frombuffer(block.buf, np.uint8, array.nbytes), _bytes(array))
             order = "C" if array.flags.c_contiguous else "F"
             item = block, array.dtype, array.shape, order
-        copied = time.perf_counter()
+        copy_in = None if way == "pickle" else time.perf_counter() - start
         del array
-        start_over = time.perf_counter()
+        start = time.perf_counter()
         answers = _hand_over(item, team)
-        end = time.perf_counter()
+        hand_over = time.perf_counter() - start
         after = _memory(team)
         for _, pipe in team:
             pipe.close()
@@ -276,18 +279,8 @@ def _measure(way, source, workers, name):
         if block is not None:
             block.close()
             block.unlink()
-    return Cost(
-        copy_in=None if way == "pickle" else copied - start,
-        hand_over=end - start_over,
-        memory=None if None in (before, after) else max(after - before, 0),
-        equal=answers.count(expected),
-        workers=workers,
-    )
-
-
-def _bytes(array):
-    """Return the memory of a contiguous array of any type as bytes, without a copy."""
-    return array.ravel(order="K").view(np.uint8)
+    memory = None if None in (before, after) else max(after - before, 0)
+    return Cost(copy_in, hand_over, memory, answers.count(expected), workers)
 
 
 def _start(workers):
@@ -316,8 +309,8 @@ def _hand_over(item, team):
             pipe.close()
         for worker, _ in team:
             worker.join()
-        code = next(worker.exitcode for worker, _ in team if worker.exitcode)
-        raise RuntimeError(f"a worker was {_death(None, code)}") from None
+        code = next((worker.exitcode for worker, _ in team if worker.exitcode), 0)
+        raise RuntimeError(f"worker {_death(None, code)}") from None
 
 
 def _work(pipe):

@@ -1,5 +1,7 @@
 """The file: `Memfd` owns one descriptor of a memfd and adopts foreign ones after checks."""
 
+from __future__ import annotations
+
 import errno
 import fcntl
 import io
@@ -7,9 +9,17 @@ import mmap
 import os
 
 from memfd import _core, _foreign, _mapping
-from memfd._core import Seal
 
-_SEALED = Seal.IMMUTABLE | Seal.SEAL
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Literal, NoReturn, SupportsIndex
+
+    from typing_extensions import Buffer
+
+    from memfd._seal import Seal
+    from memfd._types import Mode, Name
+
+_SEALED = _core.IMMUTABLE | _core.F_SEAL_SEAL
 _FLAGS = _core.MFD_ALLOW_SEALING | _core.MFD_NOEXEC_SEAL | _core.MFD_CLOEXEC
 _new_file, _init_file = io.FileIO.__new__, io.FileIO.__init__
 _COPY_STEP = 1 << 20
@@ -31,14 +41,14 @@ _HUGETLB_SIZES = {
 
 
 def create(
-    name="",
-    size=0,
+    name: Name = "",
+    size: SupportsIndex = 0,
     *,
-    sealable=True,
-    inheritable=False,
-    executable=False,
-    hugetlb=None,
-):
+    sealable: bool = True,
+    inheritable: bool = False,
+    executable: bool = False,
+    hugetlb: bool | int | None = None,
+) -> Memfd:
     """Create an anonymous file in memory.
 
     Parameters
@@ -106,7 +116,7 @@ def create(
     return _own(fd, name)
 
 
-def from_bytes(data, name=""):
+def from_bytes(data: Buffer, name: Name = "") -> Memfd:
     """Create a memfd that holds `data`, for ever: sealed, at offset 0.
 
     Parameters
@@ -170,10 +180,12 @@ class Memfd(io.FileIO):
     2 0
     """
 
+    name: str
+
     # A received descriptor shares its offset with the sender until it is re-opened.
     _foreign = False
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args: object, **kwargs: object) -> None:
         raise TypeError(
             "use memfd.create(), memfd.from_bytes() or Memfd.from_fd(), not Memfd()"
         )
@@ -181,10 +193,10 @@ class Memfd(io.FileIO):
     # FileIO would warn; a memfd that is dropped is how its memory is given back.
     __del__ = io.FileIO.close
 
-    def _dealloc_warn(self, source):
+    def _dealloc_warn(self, source: object) -> None:
         """Keep a dropped BufferedReader over this file from warning, too."""
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         name = getattr(self, "name", "")
         if self.closed:
             return f"<memfd.Memfd {name!r} closed>"
@@ -195,7 +207,7 @@ class Memfd(io.FileIO):
             f"({readable(size)}) seals={seals}>"
         )
 
-    def __reduce_ex__(self, protocol):
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
         raise TypeError(
             "a Memfd can only be pickled on its way to another process "
             "(multiprocessing); pickle its contents instead: f.read()"
@@ -204,14 +216,14 @@ class Memfd(io.FileIO):
     @classmethod
     def from_fd(
         cls,
-        fd,
+        fd: SupportsIndex,
         *,
-        require=Seal.IMMUTABLE,
-        max_size=None,
-        dense=True,
-        copy=False,
-        hugetlb=False,
-    ):
+        require: Seal | int | None = _core.IMMUTABLE,
+        max_size: SupportsIndex | None = None,
+        dense: bool = True,
+        copy: bool = False,
+        hugetlb: bool = False,
+    ) -> Memfd:
         """Adopt a descriptor that came from somebody else, after checking it.
 
         On success the Memfd owns `fd`; on failure `fd` is still the caller's, unchanged.
@@ -221,8 +233,9 @@ class Memfd(io.FileIO):
         fd : int
             A descriptor of a memfd, open for reading.
         require : Seal or None, optional
-            Seals that must be there.  The default proves that neither data nor size can
-            ever change.  None: I trust the sender; only what `fd` is gets checked.
+            Seals that must be there.  The default, ``Seal.IMMUTABLE``, proves that neither
+            data nor size can ever change.  None: I trust the sender; only what `fd` is
+            gets checked.
         max_size : int, optional
             Largest size in bytes to accept.  By default none for a dense file, else half
             of what physical memory and the memory cgroup allow.
@@ -268,7 +281,7 @@ class Memfd(io.FileIO):
         >>> memfd.Memfd.from_fd(sent.fileno())
         Traceback (most recent call last):
         ...
-        memfd._core.SealError: fd ... lacks seals SHRINK|GROW|WRITE (it has EXEC)
+        memfd._seal.SealError: fd ... lacks seals SHRINK|GROW|WRITE (it has EXEC)
         """
         fd = _core.check_size(fd, "fd")
         size, must_copy = _foreign.check(
@@ -286,17 +299,17 @@ class Memfd(io.FileIO):
         return adopt(fd, cls)
 
     @property
-    def size(self):
+    def size(self) -> int:
         """int: Size in bytes, as the kernel has it now."""
         return _core.get_size(self)
 
     @property
-    def seals(self):
+    def seals(self) -> Seal:
         """Seal: All seals, as the kernel has them now."""
         return _core.get_seals(self)
 
     @property
-    def path(self):
+    def path(self) -> str:
         """str: ``/proc/self/fd/N``, for code that wants a path.
 
         Opening it gives a description of its own, with its own offset.  A child that was
@@ -304,13 +317,13 @@ class Memfd(io.FileIO):
         """
         return f"/proc/self/fd/{self.fileno()}"
 
-    def seal(self, seals=_SEALED, /):
+    def seal(self, seals: Seal | int = _SEALED, /) -> Seal:
         """Forbid changes, for good, to everyone who holds the file.
 
         Parameters
         ----------
         seals : Seal, optional
-            Seals to add: by default all that make it immutable, and no further ones.
+            Seals to add: by default ``Seal.IMMUTABLE | Seal.SEAL``, and no further ones.
 
         Returns
         -------
@@ -349,7 +362,7 @@ class Memfd(io.FileIO):
                 raise
             raise busy(self) from None
 
-    def truncate(self, size=None, /):
+    def truncate(self, size: SupportsIndex | None = None, /) -> int:
         """Change the size; new bytes are zero.
 
         Parameters
@@ -383,7 +396,7 @@ class Memfd(io.FileIO):
         """
         size = self.tell() if size is None else _core.check_size(size)
         status = os.fstat(self.fileno())
-        if size < status.st_size and not self.seals & Seal.SHRINK:
+        if size < status.st_size and not _core.seal_bits(self) & _core.F_SEAL_SHRINK:
             mapped = _mapping.live(status.st_dev, status.st_ino)
             if mapped:
                 raise BufferError(
@@ -393,7 +406,7 @@ class Memfd(io.FileIO):
         _core.set_size(self, size)
         return size
 
-    def reopen(self, mode="r"):
+    def reopen(self, mode: Literal["r", "r+"] = "r") -> Memfd:
         """Open the same file again, with an offset and access mode of its own.
 
         Parameters
@@ -430,7 +443,12 @@ class Memfd(io.FileIO):
         fd = os.open(self.path, access | os.O_CLOEXEC | os.O_NONBLOCK)
         return _own(fd, self.name, mode + "b")
 
-    def mmap(self, mode="r", offset=0, size=None):
+    def mmap(
+        self,
+        mode: Mode = "r",
+        offset: SupportsIndex = 0,
+        size: SupportsIndex | None = None,
+    ) -> mmap.mmap:
         """Map the file and return the standard library's object.
 
         Parameters
@@ -475,7 +493,7 @@ class Memfd(io.FileIO):
         _mapping.remember(mapped, status.st_dev, status.st_ino)
         return mapped
 
-    def write(self, data, /):
+    def write(self, data: Buffer, /) -> int:
         """Write all of `data` at the current position, or raise.
 
         Parameters
@@ -515,37 +533,37 @@ class Memfd(io.FileIO):
                 wrote += io.FileIO.write(self, flat[wrote:])
         return size
 
-    def read(self, size=-1, /):
+    def read(self, size: int | None = -1, /) -> bytes:
         """Read up to `size` bytes from the current position, all by default."""
         if self._foreign:
             self._leave_shared_offset()
         return io.FileIO.read(self, size)
 
-    def readall(self):
+    def readall(self) -> bytes:
         """Read everything from the current position to the end."""
         if self._foreign:
             self._leave_shared_offset()
         return io.FileIO.readall(self)
 
-    def readinto(self, buffer, /):
+    def readinto(self, buffer: Buffer, /) -> int:
         """Read into a writable buffer and return the number of bytes."""
         if self._foreign:
             self._leave_shared_offset()
         return io.FileIO.readinto(self, buffer)
 
-    def seek(self, offset, whence=os.SEEK_SET, /):
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
         """Move the current position and return it."""
         if self._foreign:
             self._leave_shared_offset()
         return io.FileIO.seek(self, offset, whence)
 
-    def tell(self):
+    def tell(self) -> int:
         """Return the current position."""
         if self._foreign:
             self._leave_shared_offset()
         return io.FileIO.tell(self)
 
-    def _leave_shared_offset(self):
+    def _leave_shared_offset(self) -> None:
         """Put a description of our own, at offset 0, behind our descriptor."""
         self._foreign = False
         fd = self.fileno()
@@ -562,7 +580,7 @@ class Memfd(io.FileIO):
             os.close(own)
 
 
-def adopt(fd, cls=Memfd):
+def adopt(fd: int, cls: type[Memfd] = Memfd) -> Memfd:
     """Own a descriptor that was checked, or that comes from this very program."""
     access = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE
     name = _foreign.label(fd)
@@ -574,7 +592,7 @@ def adopt(fd, cls=Memfd):
     return f
 
 
-def busy(f):
+def busy(f: Memfd) -> OSError | BufferError:
     """Return the exception for a memfd that others map writable."""
     status = os.fstat(f.fileno())
     ours = [
@@ -597,7 +615,7 @@ def busy(f):
     )
 
 
-def readable(size):
+def readable(size: float) -> str:
     """Return a size in bytes as a person would write it."""
     if size < 1024:
         return f"{size} B"
@@ -608,7 +626,7 @@ def readable(size):
     return f"{size:.4g} {unit}"
 
 
-def _own(fd, name, mode="r+b"):
+def _own(fd: int, name: Name, mode: str = "r+b") -> Memfd:
     """Give a descriptor that was made here to a new Memfd, or close it."""
     try:
         f = _new_file(Memfd)
@@ -620,7 +638,7 @@ def _own(fd, name, mode="r+b"):
     return f
 
 
-def _copy(fd, size):
+def _copy(fd: int, size: int) -> Memfd:
     """Return a sealed Memfd with the first `size` bytes of `fd`, read without mapping."""
     f = create(_foreign.label(fd))
     try:

@@ -1,17 +1,34 @@
 """What a descriptor from somebody else has to be before its memory is touched."""
 
+from __future__ import annotations
+
 import errno
 import fcntl
 import os
 import stat
 
 from memfd import _core
-from memfd._core import Seal, SealError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import SupportsIndex
+
+    from memfd._file import Memfd
+    from memfd._seal import SealError
 
 _EXECUTABLE = 0o111
 
 
-def check(fd, *, require, max_size=None, dense=True, hugetlb=False, copy=False):
+def check(
+    fd: int,
+    *,
+    require: int | None,
+    max_size: SupportsIndex | None = None,
+    dense: bool = True,
+    hugetlb: bool = False,
+    copy: bool = False,
+) -> tuple[int, bool]:
     """Check a descriptor as `Memfd.from_fd` documents it, and change nothing.
 
     Return its size, and whether it has to be copied for want of seals.
@@ -20,7 +37,7 @@ def check(fd, *, require, max_size=None, dense=True, hugetlb=False, copy=False):
         max_size = _core.check_size(max_size, "max_size")
     access = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE
     try:
-        seals = _core.get_seals(fd)
+        seals = _core.seal_bits(fd)
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise
@@ -35,7 +52,7 @@ def check(fd, *, require, max_size=None, dense=True, hugetlb=False, copy=False):
         raise ValueError(f"fd {fd} is a hugetlb memfd; hugetlb=True accepts it")
     refused = None
     if require is not None:
-        refused = _unsealed(fd, seals, Seal(require), status.st_mode)
+        refused = _unsealed(fd, seals, require, status.st_mode)
         if refused is not None and not copy:
             raise refused
     has_holes = require is not None and refused is None and _has_holes(fd, size)
@@ -51,20 +68,23 @@ def check(fd, *, require, max_size=None, dense=True, hugetlb=False, copy=False):
     return size, refused is not None
 
 
-def check_seals(f, require):
+def check_seals(f: Memfd, require: int | None) -> None:
     """Raise SealError unless a Memfd, adopted before, has all seals of `require`."""
     if require is not None:
         fd = f.fileno()
-        refused = _unsealed(fd, f.seals, Seal(require), os.fstat(fd).st_mode)
+        refused = _unsealed(fd, _core.seal_bits(fd), require, os.fstat(fd).st_mode)
         if refused is not None:
             raise refused
 
 
-def describe(seals):
+def describe(seals: int) -> str:
+    """Return the names of seals, for messages."""
+    from memfd._seal import Seal
+
     return Seal(seals)._name_ or "none"
 
 
-def label(fd):
+def label(fd: int) -> str:
     """Return the name that a memfd was created with, or "" where /proc hides it."""
     try:
         link = os.readlink(f"/proc/self/fd/{fd}")
@@ -73,26 +93,29 @@ def label(fd):
     return link.removeprefix("/memfd:").removesuffix(" (deleted)")
 
 
-def _unsealed(fd, seals, require, mode):
+def _unsealed(fd: int, seals: int, require: int, mode: int) -> SealError | None:
     """Return the SealError that these seals deserve, or None."""
     missing = require & ~seals
+    forged = require and seals & _core.F_SEAL_EXEC and mode & _EXECUTABLE
+    if not missing and not forged:
+        return None
+    from memfd._seal import Seal, SealError
+
     if missing:
         return SealError(
             f"fd {fd} lacks seals {describe(missing)} (it has {describe(seals)})",
-            missing,
-            seals,
+            Seal(missing),
+            Seal(seals),
         )
-    if require and seals & Seal.EXEC and mode & _EXECUTABLE:
-        return SealError(
-            f"fd {fd} is executable and has {describe(seals)}: with Seal.EXEC on an "
-            "executable file some kernels report seals that do not hold",
-            require,
-            seals,
-        )
-    return None
+    return SealError(
+        f"fd {fd} is executable and has {describe(seals)}: with Seal.EXEC on an "
+        "executable file some kernels report seals that do not hold",
+        Seal(require),
+        Seal(seals),
+    )
 
 
-def _has_holes(fd, size):
+def _has_holes(fd: int, size: int) -> bool:
     """Tell whether some page of the file does not exist yet; the position stays."""
     if size == 0:
         return False
@@ -103,7 +126,7 @@ def _has_holes(fd, size):
         os.lseek(fd, position, os.SEEK_SET)
 
 
-def _memory_limit():
+def _memory_limit() -> int:
     """Return the bytes of memory that this process can hope for."""
     limit = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     for path in _cgroup_limits():
@@ -115,7 +138,7 @@ def _memory_limit():
     return limit
 
 
-def _cgroup_limits():
+def _cgroup_limits() -> Iterator[str]:
     """Yield the files that may hold a memory limit of this process's cgroups."""
     try:
         with open("/proc/self/cgroup") as file:
@@ -137,7 +160,7 @@ def _cgroup_limits():
         yield f"{root}/{name}"
 
 
-def sharing_pids(device, inode):
+def sharing_pids(device: int, inode: int) -> list[int]:
     """Return the processes that are seen to have a shared mapping of the file."""
     mapped = f"{os.major(device):02x}:{os.minor(device):02x} {inode} "
     pids = []

@@ -5,7 +5,7 @@
 """Memory: a region of a memfd in this process, and bytes copied into a memfd."""
 
 import io
-import weakref
+import _weakref
 
 cimport cython
 from cpython.buffer cimport (
@@ -68,7 +68,7 @@ HUGE_PAGE_SIZE = _huge_page_size()
 _live = {}
 
 
-class _Reference(weakref.ref):
+class _Reference(_weakref.ref):
     __slots__ = ("key",)
 
 

