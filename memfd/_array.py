@@ -16,7 +16,7 @@ from memfd._seal import Seal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from typing import Any, Literal, Self, SupportsIndex
 
     import numpy.typing as npt
@@ -74,7 +74,8 @@ class Array(np.ndarray):
         # Left alone, CPython looks up and calls __getitem__ by name for each row.
         if self.ndim == 0:
             raise TypeError("iteration over a 0-d array")
-        return map(operator.getitem, itertools.repeat(self), range(len(self)))
+        get: Callable[[Array, int], Any] = operator.getitem
+        return map(get, itertools.repeat(self), range(len(self)))
 
     def __array_wrap__(
         self,
@@ -138,7 +139,8 @@ def view(
 ) -> Array:
     """Return an Array in `memory`; NumPy checks that it does not reach outside."""
     # numpy.frombuffer keeps an export of the mapping, numpy.ndarray(buffer=) does not.
-    whole = np.frombuffer(memory, np.uint8)
+    # NumPy's types know buffers from Python 3.12 only.
+    whole = np.frombuffer(memory, np.uint8)  # type: ignore[call-overload, unused-ignore]
     if strides is not None and 0 in shape:
         strides = None  # of an empty array they mean nothing, and may be refused
     return np.ndarray.__new__(Array, shape, dtype, whole, offset, strides, order)
@@ -220,7 +222,9 @@ def share(
     memfd = _file.create(_name(name, source.dtype, source.shape))
     try:
         _mapping.fill(memfd, header)
-        _mapping.fill(memfd, source.T if fortran else source, len(header))
+        data = source.T if fortran else source
+        # NumPy's types say that arrays are buffers from Python 3.12 only.
+        _mapping.fill(memfd, data, len(header))  # type: ignore[arg-type, unused-ignore]
         _core.add_seals(memfd, _SEALED if mode == "r" else _FIXED_SIZE)
         memory = map_memory(memfd, mode)
     except BaseException:
@@ -636,12 +640,13 @@ def freeze(array: npt.NDArray[Any], *, copy: bool = False) -> Array:
     if copy:
         return share(np.asarray(array))
     memory, memfd, offset = _memory_and_place(array)
+    # Mapped before anything is sealed, since mapping can fail; it blocks no seal.
+    fresh = map_memory(memfd, "r")
     with _freezing:
         if _core.seal_bits(memfd) & Seal.IMMUTABLE != Seal.IMMUTABLE:
             _seal_under(memfd)
         elif memory.mode == "r":
-            return array.view()
-    fresh = map_memory(memfd, "r")
+            fresh = memory
     frozen = view(fresh, array.dtype, array.shape, offset, array.strides)
     array.flags.writeable = False
     return frozen
@@ -777,7 +782,7 @@ def _like(
         raise ValueError(f'order must be "K", "A", "C" or "F", got {order!r}')
     if not isinstance(prototype, np.ndarray):
         prototype = np.asarray(prototype)
-    if order in "KA":
+    if order == "K" or order == "A":
         flags = prototype.flags
         order = "F" if flags.f_contiguous and not flags.c_contiguous else "C"
     return (

@@ -9,6 +9,7 @@ import math
 import multiprocessing
 import os
 import resource
+import secrets
 import signal
 import stat
 import sys
@@ -26,6 +27,13 @@ from memfd import _npy, share
 from memfd._file import readable
 
 WAYS = ("memfd", "pickle", "shared_memory")
+_LABELS = (
+    "copy in",
+    "hand over + checksum",
+    "total",
+    "memory in all processes",
+    "checksums equal",
+)
 _COLUMNS = 80
 
 _spawn = multiprocessing.get_context("spawn")
@@ -49,7 +57,9 @@ class Cost(typing.NamedTuple):
 def run(file, size, workers):
     """Compare the ways with the array in `file`, or one of `size` bytes; print a table."""
     try:
-        dtype, shape = describe(file) if file else (np.dtype(float), (size // 8,))
+        dtype, shape = (
+            (np.dtype(float), (size // 8,)) if file is None else describe(file)
+        )
     except Exception as error:  # whatever a broken header makes the parsers raise
         reason = " ".join(str(getattr(error, "strerror", None) or error).split())
         print(f"memfd demo: {file}: {reason}", file=sys.stderr)
@@ -60,9 +70,10 @@ def run(file, size, workers):
         f"cores: {len(os.sched_getaffinity(0))}\n",
         flush=True,
     )
+    source = size if file is None else file
     results, errors = {}, {}
     for way in WAYS:
-        results[way], errors[way] = _run_alone(way, file or size, workers)
+        results[way], errors[way] = _run_alone(way, source, workers)
     print(table(results))
     if isinstance(results["memfd"], str):
         print(errors["memfd"], end="", file=sys.stderr)
@@ -112,18 +123,15 @@ def exit_code(results):
 
 def table(results):
     """Return the lines to print, of costs and of what went wrong."""
-    rows = [("", *results)]
-    for label, show in _ROWS:
-        cells = ["-" if isinstance(r, str) else show(r) for r in results.values()]
-        rows.append((label, *cells))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])])
-        for row in rows
-    ]
+    width = max(map(len, _LABELS))
+    columns = [[label.ljust(width) for label in ("", *_LABELS)]]
+    for way, result in results.items():
+        column = [way, *_cells(result)]
+        columns.append([cell.rjust(max(map(len, column))) for cell in column])
+    lines = ["  ".join(row) for row in zip(*columns, strict=True)]
     for way, result in results.items():
         if isinstance(result, str):
-            line = f"{way.ljust(widths[0])}  {result}"
+            line = f"{way.ljust(width)}  {result}"
             lines.append(line if len(line) <= _COLUMNS else line[: _COLUMNS - 1] + "…")
     return "\n".join([*lines, *_comparison(results["memfd"], results["pickle"])])
 
@@ -133,23 +141,22 @@ def _is_wrong(result):
     return not isinstance(result, str) and result.equal != result.workers
 
 
+def _cells(result):
+    """Return the cells of one way, in the order of the labels."""
+    if isinstance(result, str):
+        return ["-"] * len(_LABELS)
+    return [
+        "-" if result.copy_in is None else _seconds(result.copy_in),
+        _seconds(result.hand_over),
+        _seconds(result.total),
+        "unreadable" if result.memory is None else readable(result.memory),
+        f"{result.equal} of {result.workers}",
+    ]
+
+
 def _seconds(seconds):
     """Return a duration as a person would write it."""
-    if seconds is None:
-        return "-"
     return f"{seconds * 1e3:.3g} ms" if seconds < 0.9995 else f"{seconds:.3g} s"
-
-
-_ROWS = (
-    ("copy in", lambda cost: _seconds(cost.copy_in)),
-    ("hand over + checksum", lambda cost: _seconds(cost.hand_over)),
-    ("total", lambda cost: _seconds(cost.total)),
-    (
-        "memory in all processes",
-        lambda cost: "unreadable" if cost.memory is None else readable(cost.memory),
-    ),
-    ("checksums equal", lambda cost: f"{cost.equal} of {cost.workers}"),
-)
 
 
 def _comparison(ours, theirs):
@@ -168,7 +175,7 @@ def _comparison(ours, theirs):
 
 def _run_alone(way, source, workers):
     """Run one way in a child; return its Cost or how it died, and what it said."""
-    name = f"memfd-demo-{os.getpid()}"
+    name = f"memfd-demo-{secrets.token_hex(8)}"
     result = None
     with tempfile.TemporaryFile() as errors:
         receiver, sender = _spawn.Pipe(duplex=False)
@@ -185,8 +192,14 @@ def _run_alone(way, source, workers):
         finally:
             sender.close()
             receiver.close()
-            _end(child)
-            _unlink(name)
+            if child.is_alive():  # interrupted; its workers end with it
+                child.terminate()
+                child.join(5)
+                child.kill()
+                child.join()
+            with contextlib.suppress(FileNotFoundError):  # else it died before it could
+                os.unlink(f"/dev/shm/{name}")
+                resource_tracker.unregister(f"/{name}", "shared_memory")
         errors.seek(0)
         return result, errors.read().decode(errors="replace")
 
@@ -201,22 +214,6 @@ def _stderr_to(file):
     finally:
         os.dup2(saved, 2)
         os.close(saved)
-
-
-def _end(child):
-    """End a child that still runs, which takes its workers with it."""
-    if child.is_alive():
-        child.terminate()
-        child.join(5)
-        child.kill()
-        child.join()
-
-
-def _unlink(name):
-    """Remove the shared memory of a child that could not do so itself."""
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(f"/dev/shm/{name}")
-        resource_tracker.unregister(f"/{name}", "shared_memory")
 
 
 def _death(way, code):
@@ -246,7 +243,8 @@ def _child(way, source, workers, name, sender):
 
 def _measure(way, source, workers, name):
     """Hand the array to all workers and return the Cost."""
-    team = _start(workers)
+    team = [_start() for _ in range(workers)]
+    _ask(team, "ready?")
     before = _memory(team)
     if isinstance(source, int):
         array = np.random.default_rng(0).random(source // 8)
@@ -268,7 +266,7 @@ def _measure(way, source, workers, name):
         copy_in = None if way == "pickle" else time.perf_counter() - start
         del array
         start = time.perf_counter()
-        answers = _hand_over(item, team)
+        answers = _ask(team, item)
         hand_over = time.perf_counter() - start
         after = _memory(team)
         for _, pipe in team:
@@ -283,23 +281,18 @@ def _measure(way, source, workers, name):
     return Cost(copy_in, hand_over, memory, answers.count(expected), workers)
 
 
-def _start(workers):
-    """Return as many processes, ready to work, and the pipes to them."""
-    team = []
-    for _ in range(workers):
-        pipe, theirs = _spawn.Pipe()
-        # Daemons are ended with the child; if that is killed, by the end of the pipe.
-        worker = _spawn.Process(target=_work, args=(theirs,), daemon=True)
-        worker.start()
-        theirs.close()
-        team.append((worker, pipe))
-    for _, pipe in team:
-        pipe.recv()
-    return team
+def _start():
+    """Start one worker; return it and the pipe to it."""
+    pipe, theirs = _spawn.Pipe()
+    # A daemon ends with its parent; where that is killed, the pipe's end ends it.
+    worker = _spawn.Process(target=_work, args=(theirs,), daemon=True)
+    worker.start()
+    theirs.close()
+    return worker, pipe
 
 
-def _hand_over(item, team):
-    """Send the array to all workers and return their checksums."""
+def _ask(team, item):
+    """Send something to all workers and return their answers."""
     try:
         for _, pipe in team:
             pipe.send(item)
@@ -316,7 +309,7 @@ def _hand_over(item, team):
 def _work(pipe):
     """Compute the checksum of one array and keep it until the pipe is closed."""
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
-        pipe.send("ready")
+        pipe.send(pipe.recv())  # ready: all is imported
         item = pipe.recv()
         array, block = item, None
         if isinstance(item, tuple):
