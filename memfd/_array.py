@@ -16,7 +16,7 @@ from memfd._seal import Seal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from typing import Any, Literal, Self, SupportsIndex
 
     import numpy.typing as npt
@@ -35,7 +35,8 @@ _SPARSE = ("tocsr", "todense")
 _freezing = _thread.allocate_lock()
 
 
-class Array(np.ndarray):
+# NumPy's types want arguments here before NumPy 2.3.
+class Array(np.ndarray):  # type: ignore[type-arg, unused-ignore]
     """A NumPy array whose memory is a memfd.
 
     Made by `share`, `empty`, `zeros`, `full`, `freeze` and `attach`.  Views of it are
@@ -74,8 +75,8 @@ class Array(np.ndarray):
         # Left alone, CPython looks up and calls __getitem__ by name for each row.
         if self.ndim == 0:
             raise TypeError("iteration over a 0-d array")
-        get: Callable[[Array, int], Any] = operator.getitem
-        return map(get, itertools.repeat(self), range(len(self)))
+        rows = itertools.repeat(self), range(len(self))
+        return map(operator.getitem, *rows)  # type: ignore[arg-type]
 
     def __array_wrap__(
         self,

@@ -132,7 +132,9 @@ def table(results):
     for way, result in results.items():
         if isinstance(result, str):
             line = f"{way.ljust(width)}  {result}"
-            lines.append(line if len(line) <= _COLUMNS else line[: _COLUMNS - 1] + "…")
+            lines.append(
+                line if len(line) <= _COLUMNS else line[: _COLUMNS - 3] + "..."
+            )
     return "\n".join([*lines, *_comparison(results["memfd"], results["pickle"])])
 
 
@@ -238,7 +240,7 @@ def _child(way, source, workers, name, sender):
         sender.send(_measure(way, source, workers, name))
     except Exception as error:
         traceback.print_exc()
-        sender.send(traceback.format_exception_only(error)[-1].strip())
+        sender.send(" ".join(f"{type(error).__name__}: {error}".split()))
 
 
 def _measure(way, source, workers, name):

@@ -1,6 +1,6 @@
-from typing import Any, Self, SupportsIndex
+from typing import Self, SupportsIndex
 
-from typing_extensions import Buffer
+from typing_extensions import Buffer, disjoint_base, disjoint_base
 
 from memfd._types import HasClosed, HasFileno, Mode
 
@@ -8,7 +8,7 @@ MODES: tuple[Mode, Mode, Mode]
 HUGE_PAGE_SIZE: int
 
 def remember(mapping: HasClosed, device: int, inode: int, /) -> None: ...
-def live(device: int, inode: int, /) -> list[Any]: ...
+def live(device: int, inode: int, /) -> list[HasClosed]: ...
 def extent(
     file_size: int, offset: SupportsIndex, size: SupportsIndex | None, /
 ) -> tuple[int, int]: ...
@@ -23,6 +23,8 @@ def map(
 def unmap(address: SupportsIndex, size: SupportsIndex, /) -> None: ...
 def fill(fd: int | HasFileno, data: Buffer, offset: SupportsIndex = 0, /) -> None: ...
 
+@disjoint_base
+@disjoint_base
 class Mapping:
     def __new__(
         cls,

@@ -161,11 +161,11 @@ def _mapped_already(memfd: Memfd, mode: Mode, arrays: ModuleType) -> Memory | No
     """Return the Memory of the same file, if another one would show the same."""
     if mode == "r" and _core.seal_bits(memfd) & _core.IMMUTABLE != _core.IMMUTABLE:
         return None
-    memory: Memory
+    kind: type[Memory] = arrays.Memory
     status = os.fstat(memfd.fileno())
     for memory in _mapping.live(status.st_dev, status.st_ino):
         if (
-            type(memory) is arrays.Memory
+            type(memory) is kind
             and memory.mode == mode
             and memory.memfd is not None
             and not memory.memfd.closed
