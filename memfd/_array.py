@@ -141,7 +141,7 @@ def view(
     """Return an Array in `memory`; NumPy checks that it does not reach outside."""
     # numpy.frombuffer keeps an export of the mapping, numpy.ndarray(buffer=) does not.
     # NumPy's types know buffers from Python 3.12 only.
-    whole = np.frombuffer(memory, np.uint8)  # type: ignore[call-overload, unused-ignore]
+    whole = np.frombuffer(memory, np.uint8)  # type: ignore[call-overload,unused-ignore]
     if strides is not None and 0 in shape:
         strides = None  # of an empty array they mean nothing, and may be refused
     return np.ndarray.__new__(Array, shape, dtype, whole, offset, strides, order)

@@ -281,7 +281,7 @@ class Memfd(io.FileIO):
         >>> memfd.Memfd.from_fd(sent.fileno())
         Traceback (most recent call last):
         ...
-        memfd._seal.SealError: fd ... lacks seals SHRINK|GROW|WRITE (it has EXEC)
+        memfd.SealError: fd ... lacks seals SHRINK|GROW|WRITE (it has ...)
         """
         fd = _core.check_size(fd, "fd")
         size, must_copy = _foreign.check(
@@ -510,7 +510,8 @@ class Memfd(io.FileIO):
         ------
         PermissionError
             ``EPERM``: sealed with ``Seal.WRITE`` or ``Seal.FUTURE_WRITE``, or with
-            ``Seal.GROW`` and `data` reaches past the end (what fits is written).
+            ``Seal.GROW`` and `data` reaches past the end (some of what fits may be
+            written).
         OSError
             ``EFBIG``: beyond RLIMIT_FSIZE.  ``EINVAL``: a hugetlb memfd, which can only
             be mapped.
@@ -602,10 +603,10 @@ def busy(f: Memfd) -> OSError | BufferError:
     ]
     pids = _foreign.sharing_pids(status.st_dev, status.st_ino)
     if ours or os.getpid() in pids:
+        what = f"{len(ours)} mappings of it" if ours else "a mapping that is not ours"
         return BufferError(
-            f"cannot seal {f!r} against writing: it is mapped writable here "
-            f"({len(ours)} times by this package); close the mappings and drop the "
-            "arrays, or memfd.freeze() the array"
+            f"cannot seal {f!r} against writing: {what} in this process can write; "
+            "close the mappings and drop the arrays, or memfd.freeze() the array"
         )
     who = ", ".join(map(str, pids)) if pids else "a process that cannot be seen"
     return OSError(

@@ -81,7 +81,9 @@ def describe(seals: int) -> str:
     """Return the names of seals, for messages."""
     from memfd._seal import Seal
 
-    return Seal(seals)._name_ or "none"
+    names = [str(seal.name) for seal in Seal(seals)]
+    unknown = seals & ~sum(Seal)
+    return "|".join([*names, hex(unknown)] if unknown else names) or "none"
 
 
 def label(fd: int) -> str:

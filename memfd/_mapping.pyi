@@ -1,6 +1,6 @@
 from typing import Self, SupportsIndex
 
-from typing_extensions import Buffer, disjoint_base, disjoint_base
+from typing_extensions import Buffer, disjoint_base
 
 from memfd._types import HasClosed, HasFileno, Mode
 
@@ -23,7 +23,6 @@ def map(
 def unmap(address: SupportsIndex, size: SupportsIndex, /) -> None: ...
 def fill(fd: int | HasFileno, data: Buffer, offset: SupportsIndex = 0, /) -> None: ...
 
-@disjoint_base
 @disjoint_base
 class Mapping:
     def __new__(

@@ -117,8 +117,10 @@ def _parse(text: bytes, encoding: str) -> tuple[np.dtype[Any], tuple[int, ...], 
         if type(fortran_order) is not bool:
             raise ValueError(f"fortran_order {fortran_order!r}")
         dtype = npy.descr_to_dtype(fields["descr"])
-        # A subarray would change the shape, an object is an address of the sender.
-        if dtype.hasobject or dtype.subdtype or not _comes_back(dtype):
+        if dtype.hasobject:
+            raise ValueError(f"dtype {dtype} refers to Python objects of the sender")
+        # A subarray would change the shape.
+        if dtype.subdtype or not _comes_back(dtype):
             raise ValueError(f"dtype {dtype!r}")
         # NumPy has limits of its own: dimensions, and the product of those not zero.
         np.lib.stride_tricks.as_strided(np.empty(0, dtype), shape, (0,) * len(shape))

@@ -71,3 +71,6 @@ class SealError(ValueError):
 
     def __str__(self) -> str:
         return str(self.args[0])
+
+
+SealError.__module__ = "memfd"  # as tracebacks should name it

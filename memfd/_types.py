@@ -1,4 +1,4 @@
-"""Types that several modules name in their annotations; nothing imports it at run time."""
+"""Types that several modules name in annotations; nothing imports it at run time."""
 
 from __future__ import annotations
 

@@ -167,7 +167,7 @@ def test_closed_mapping_is_unusable(f):
 def test_close_gives_the_memory_back_for_sealing(f):
     """After close nothing of this mapping blocks a seal, though the object lives."""
     m = Mapping(f, "r+")
-    with pytest.raises(BufferError, match="mapped writable here"):
+    with pytest.raises(BufferError, match="in this process can write"):
         f.seal()
 
     m.close()
