@@ -76,7 +76,7 @@ class Array(np.ndarray):  # type: ignore[type-arg, unused-ignore]
         if self.ndim == 0:
             raise TypeError("iteration over a 0-d array")
         rows = itertools.repeat(self), range(len(self))
-        return map(operator.getitem, *rows)  # type: ignore[arg-type]
+        return map(operator.getitem, *rows)  # type: ignore[arg-type]  # overloaded
 
     def __array_wrap__(
         self,
