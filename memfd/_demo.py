@@ -64,6 +64,8 @@ def run(file, size, workers):
         reason = " ".join(str(getattr(error, "strerror", None) or error).split())
         print(f"memfd demo: {file}: {reason}", file=sys.stderr)
         return 2
+    # It tries the folder with a file of its own, which an interrupt could leave there.
+    tempfile.gettempdir()
     print(
         f"{readable(math.prod(shape) * dtype.itemsize)}, "
         f"{dtype.name}[{','.join(map(str, shape))}], workers: {workers} (spawn), "
