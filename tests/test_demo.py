@@ -200,6 +200,8 @@ def test_demo_leaves_nothing_behind_when_interrupted(tmp_path):
         stderr=subprocess.PIPE,
         cwd=tmp_path,
         env={**os.environ, "TMPDIR": str(tmp_path)},
+        # Whoever started the tests in the background may have it ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     with child:
         child.stdout.readline()
