@@ -11,7 +11,7 @@ import os
 
 import numpy as np
 
-from memfd import _core, _file, _foreign, _mapping, _npy
+from memfd import _core, _file, _fill, _foreign, _mapping, _npy, _source
 from memfd._seal import Seal
 
 TYPE_CHECKING = False
@@ -22,14 +22,10 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from memfd._file import Memfd
-    from memfd._types import AnyOrder, Mode, Name, Order, Shape
+    from memfd._types import AnyOrder, Huge, Mode, Name, Order, Shape
 
 _FIXED_SIZE = Seal.SHRINK | Seal.GROW
 _SEALED = Seal.IMMUTABLE | Seal.SEAL
-
-# What labelled containers have and arrays have not: sharing them would lose the labels.
-_LABELLED = ("__dataframe__", "__arrow_c_stream__", "iloc", "coords")
-_SPARSE = ("tocsr", "todense")
 
 # Two threads that freeze one memfd would undo each other's steps.
 _freezing = _thread.allocate_lock()
@@ -161,6 +157,8 @@ def share(
     dtype: npt.DTypeLike | None = None,
     order: AnyOrder = "K",
     name: Name | None = None,
+    huge: Huge = "auto",
+    threads: SupportsIndex = 1,
 ) -> Array:
     """Copy an array into a memfd that other processes can map.
 
@@ -177,6 +175,11 @@ def share(
         Order in memory; "K" and "A" keep Fortran order, and give C order otherwise.
     name : str, bytes or os.PathLike, optional
         Label of the memfd; by default its type and shape: ``float32[1080,1920,3]``.
+    huge : {"auto", "always", "never"}, optional
+        Copy into huge pages: where they are quicker; wherever they can be had, also
+        where that takes more time and up to 2 MiB more memory; or not.
+    threads : int, optional
+        Threads that copy, each at least 16 MiB of a contiguous array.
 
     Returns
     -------
@@ -189,7 +192,7 @@ def share(
         The array would be damaged: objects, masks, labels, sparse matrices, text, or a
         dtype that .npy does not give back.
     ValueError
-        `mode` or `order` is unknown.
+        `mode`, `order` or `huge` is unknown, or `threads` is below 1.
     OSError
         ``EMFILE``: too many open files.  ``EFBIG``: beyond RLIMIT_FSIZE.
 
@@ -215,23 +218,27 @@ def share(
     """
     if mode not in ("r", "r+"):
         raise ValueError(f'mode must be "r" or "r+", got {mode!r}')
-    source = _source(array, dtype, order)
-    if mode == "r" and isinstance(source, Array) and _is_immutable(source):
-        return source.view()
-    fortran = source.flags.f_contiguous and not source.flags.c_contiguous
-    header = _npy.header(source.dtype, source.shape, fortran)
-    memfd = _file.create(_name(name, source.dtype, source.shape))
+    if order not in ("K", "A", "C", "F"):
+        raise ValueError(f'order must be "K", "A", "C" or "F", got {order!r}')
+    huge, threads = _fill.check(huge, threads)
+    if mode == "r" and isinstance(array, Array) and _is_immutable(array):
+        ordered = order in "KA" or array.flags[order]
+        if ordered and (dtype is None or array.dtype == dtype):
+            return array.view()
+    source = _source.Source(array, dtype, order)
+    header = _npy.header(source.dtype, source.shape, source.fortran)
+    memfd = _file.filled(
+        _name(name, source.dtype, source.shape),
+        lambda memfd, huge: source.fill(memfd, header, huge, threads),
+        huge,
+        _SEALED if mode == "r" else _FIXED_SIZE,
+    )
     try:
-        _mapping.fill(memfd, header)
-        data = source.T if fortran else source
-        # NumPy's types say that arrays are buffers from Python 3.12 only.
-        _mapping.fill(memfd, data, len(header))  # type: ignore[arg-type, unused-ignore]
-        _core.add_seals(memfd, _SEALED if mode == "r" else _FIXED_SIZE)
         memory = map_memory(memfd, mode)
     except BaseException:
         memfd.close()
         raise
-    order = "F" if fortran else "C"
+    order = "F" if source.fortran else "C"
     return view(memory, source.dtype, source.shape, len(header), order=order)
 
 
@@ -254,7 +261,7 @@ def empty(
     order : {"C", "F"}, optional
         Order in memory.
     populate : bool, optional
-        Make the pages now, not when they are first touched.
+        Make the pages now, huge where possible, not when they are first touched.
     name : str, bytes or os.PathLike, optional
         Label of the memfd; by default its type and shape.
 
@@ -298,20 +305,20 @@ def empty(
     else:
         inner = ()
     shape = _shape(shape) + inner
-    header = _npy.header(dtype, shape, order == "F" and _differs_in_order(shape))
+    header = _npy.header(dtype, shape, order == "F" and _npy.has_order(shape))
     size = len(header) + math.prod(shape) * dtype.itemsize
     if size > 2**63 - 1:
         raise ValueError(f"shape {shape} of {dtype} needs {size} bytes, too many")
     memfd = _file.create(_name(name, dtype, shape), size)
     try:
-        _mapping.fill(memfd, header)
+        _fill.fill(memfd, header)
         _core.add_seals(memfd, _FIXED_SIZE)
         memory = map_memory(memfd, "r+")
+        if populate:
+            memory._populate()
     except BaseException:
         memfd.close()
         raise
-    if populate:
-        memory._populate()
     return view(memory, dtype, shape, len(header), order=order)
 
 
@@ -336,7 +343,7 @@ def zeros(
     order : {"C", "F"}, optional
         Order in memory.
     populate : bool, optional
-        Make the pages now, not when they are first touched.
+        Make the pages now, huge where possible, not when they are first touched.
     name : str, bytes or os.PathLike, optional
         Label of the memfd; by default its type and shape.
 
@@ -360,7 +367,7 @@ def full(
     dtype: npt.DTypeLike | None = None,
     order: Order = "C",
     *,
-    populate: bool = False,
+    populate: bool = True,
     name: Name | None = None,
 ) -> Array:
     """Return a new array in a memfd, filled with one value, writable by all who hold it.
@@ -376,7 +383,7 @@ def full(
     order : {"C", "F"}, optional
         Order in memory.
     populate : bool, optional
-        Make the pages first.
+        Make the pages first, huge where possible; False: while they are filled.
     name : str, bytes or os.PathLike, optional
         Label of the memfd; by default its type and shape.
 
@@ -416,7 +423,7 @@ def empty_like(
     dtype, order, shape : optional
         Instead of those of `prototype`.
     populate : bool, optional
-        Make the pages now, not when they are first touched.
+        Make the pages now, huge where possible, not when they are first touched.
     name : str, bytes or os.PathLike, optional
         Label of the memfd; by default its type and shape.
 
@@ -453,7 +460,7 @@ def zeros_like(
     dtype, order, shape : optional
         Instead of those of `prototype`.
     populate : bool, optional
-        Make the pages now, not when they are first touched.
+        Make the pages now, huge where possible, not when they are first touched.
     name : str, bytes or os.PathLike, optional
         Label of the memfd; by default its type and shape.
 
@@ -479,7 +486,7 @@ def full_like(
     order: AnyOrder = "K",
     *,
     shape: Shape | None = None,
-    populate: bool = False,
+    populate: bool = True,
     name: Name | None = None,
 ) -> Array:
     """Return a new array in a memfd, like another in shape and type, filled.
@@ -493,7 +500,7 @@ def full_like(
     dtype, order, shape : optional
         Instead of those of `prototype`.
     populate : bool, optional
-        Make the pages first.
+        Make the pages first, huge where possible; False: while they are filled.
     name : str, bytes or os.PathLike, optional
         Label of the memfd; by default its type and shape.
 
@@ -720,59 +727,6 @@ def _is_immutable(array: npt.NDArray[Any]) -> bool:
     )
 
 
-def _source(
-    array: npt.ArrayLike, dtype: npt.DTypeLike | None, order: AnyOrder
-) -> npt.NDArray[Any]:
-    """Return `array` as a contiguous ndarray in C or Fortran order, or raise TypeError."""
-    if order not in ("K", "A", "C", "F"):
-        raise ValueError(f'order must be "K", "A", "C" or "F", got {order!r}')
-    if not isinstance(array, np.ndarray):
-        _check_not_labelled(array)
-        array = np.asarray(array, dtype)
-    elif type(array) not in (np.ndarray, Array, np.memmap):
-        _check_no_state(array)
-        array = np.asarray(array)
-    if dtype is not None:
-        array = array.astype(dtype, copy=False)
-    if isinstance(array, Array) and order in "KA" and _is_immutable(array):
-        return array
-    flags = array.flags
-    if order == "C" or (order in "KA" and not flags.f_contiguous):
-        return array if flags.c_contiguous else array.copy(order="C")
-    return array if flags.f_contiguous else array.copy(order="F")
-
-
-def _check_not_labelled(x: object) -> None:
-    kind = type(x)
-    if isinstance(x, (str, bytes)):
-        raise TypeError(
-            f"array must be numbers, not {kind.__name__}; memfd.from_bytes() takes bytes"
-        )
-    if any(hasattr(kind, name) for name in _SPARSE):
-        raise TypeError(
-            f"array must be dense, not {kind.__name__}: share its parts (.data, "
-            ".indices, .indptr), or x.toarray()"
-        )
-    if any(hasattr(kind, name) for name in _LABELLED):
-        raise TypeError(
-            f"array must not have labels, {kind.__name__} has: share x.to_numpy() or "
-            "single columns"
-        )
-
-
-def _check_no_state(array: npt.NDArray[Any]) -> None:
-    kind = type(array)
-    if hasattr(kind, "filled"):
-        raise TypeError(
-            "a masked array would lose its mask: share array.data and .mask"
-        )
-    if getattr(array, "__dict__", None):
-        raise TypeError(
-            f"{kind.__name__} carries {', '.join(array.__dict__)}, which would be lost: "
-            "share numpy.asarray(array)"
-        )
-
-
 def _like(
     prototype: npt.ArrayLike,
     dtype: npt.DTypeLike | None,
@@ -800,11 +754,6 @@ def _shape(shape: Shape) -> tuple[int, ...]:
     if any(number < 0 for number in numbers):
         raise ValueError(f"shape must not be negative, got {shape!r}")
     return numbers
-
-
-def _differs_in_order(shape: tuple[int, ...]) -> bool:
-    """Tell whether C and Fortran order are not the same thing for this shape."""
-    return 0 not in shape and sum(number > 1 for number in shape) > 1
 
 
 def _name(name: Name | None, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Name:

@@ -40,7 +40,9 @@ cdef extern from * nogil:
     #define MEMFD_PXD_F_SEAL_WRITE 0x0008
     #define MEMFD_PXD_F_SEAL_FUTURE_WRITE 0x0010    /* Linux 5.1 */
     #define MEMFD_PXD_F_SEAL_EXEC 0x0020            /* Linux 6.3 */
+    #define MEMFD_PXD_MADV_POPULATE_READ 22         /* Linux 5.14 */
     #define MEMFD_PXD_MADV_POPULATE_WRITE 23        /* Linux 5.14 */
+    #define MEMFD_PXD_MADV_COLLAPSE 25              /* Linux 6.1 */
     #define MEMFD_PXD_HUGETLBFS_MAGIC 0x958458f6
     #endif
     """
@@ -69,7 +71,9 @@ cdef extern from * nogil:
     const int F_SEAL_WRITE "MEMFD_PXD_F_SEAL_WRITE"
     const int F_SEAL_FUTURE_WRITE "MEMFD_PXD_F_SEAL_FUTURE_WRITE"
     const int F_SEAL_EXEC "MEMFD_PXD_F_SEAL_EXEC"
+    const int MADV_POPULATE_READ "MEMFD_PXD_MADV_POPULATE_READ"
     const int MADV_POPULATE_WRITE "MEMFD_PXD_MADV_POPULATE_WRITE"
+    const int MADV_COLLAPSE "MEMFD_PXD_MADV_COLLAPSE"
     const unsigned long HUGETLBFS_MAGIC "MEMFD_PXD_HUGETLBFS_MAGIC"
 
 cdef extern from "sys/vfs.h" nogil:

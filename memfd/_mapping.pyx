@@ -2,30 +2,30 @@
 # cython: auto_pickle=False, autotestdict=False
 # cython: freethreading_compatible=True, subinterpreters_compatible=own_gil
 # cython: cdivision=True
-"""Memory: a region of a memfd in this process, and bytes copied into a memfd."""
+"""Memory: a region of a memfd in this process."""
 
 import io
 import _weakref
 
 cimport cython
-from cpython.buffer cimport (
-    PyBUF_SIMPLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer,
-)
+from cpython.buffer cimport PyBuffer_FillInfo
+from cpython.exc cimport PyErr_CheckSignals
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.object cimport PyObject_AsFileDescriptor
 from libc cimport errno
 from libc.stdint cimport uint64_t
-from libc.string cimport memcmp
+from libc.string cimport memcmp, memset
 from posix.fcntl cimport O_CLOEXEC, O_RDONLY, open
 from posix.mman cimport (
-    MAP_ANONYMOUS, MAP_FAILED, MAP_FIXED, MAP_NORESERVE, MAP_PRIVATE, MAP_SHARED,
-    PROT_NONE, PROT_READ, PROT_WRITE, mmap, munmap,
+    MAP_ANONYMOUS, MAP_FAILED, MAP_NORESERVE, MAP_PRIVATE, MAP_SHARED, PROT_READ,
+    PROT_WRITE, mmap, munmap,
 )
 from posix.stat cimport fstat, struct_stat
 from posix.types cimport off_t
-from posix.unistd cimport _SC_PAGESIZE, close, pread, pwrite, sysconf
+from posix.unistd cimport _SC_PAGESIZE, close, pread, sysconf
 
 cimport memfd._linux as _linux
+cimport memfd._pages as _pages
 
 from memfd._check cimport raise_errno, size_argument
 
@@ -35,15 +35,12 @@ cdef extern from "sys/mman.h" nogil:
     int MREMAP_MAYMOVE
     int MREMAP_FIXED
     void *mremap(void *old, size_t old_size, size_t new_size, int flags, void *new)
-    int madvise(void *address, size_t size, int advice)
 
 MODES = ("r", "r+", "c")
 
-# Signals are looked at, and other threads let in, each time that so much was copied.
 cdef enum:
-    COPY_STEP = 64 << 20
     PAGEMAP_STEP = 4096  # pages
-    _SMALL = 64 << 10  # bytes; no kernel has huge pages that small
+    _SMALL = 1 << 20  # bytes below which huge pages are not worth their alignment
 
 
 def _huge_page_size():
@@ -114,36 +111,6 @@ def live(device, inode, /):
 
 # --- the C side ----------------------------------------------------------------------
 
-cdef char *_place(
-    int fd, size_t length, int prot, int flags, off_t offset, size_t huge
-) noexcept nogil:
-    """Map, starting where whole huge pages of the file can be mapped.  NULL and errno."""
-    cdef char *start
-    cdef char *at
-    cdef size_t before
-    cdef int error
-    if huge == 0 or length < huge:
-        at = <char *>mmap(NULL, length, prot, flags, fd, offset)
-        return NULL if at == MAP_FAILED else at
-    start = <char *>mmap(
-        NULL, length + huge, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
-        -1, 0,
-    )
-    if start == MAP_FAILED:
-        return NULL
-    before = (<size_t>offset - <size_t>start) & (huge - 1)
-    at = <char *>mmap(start + before, length, prot, flags | MAP_FIXED, fd, offset)
-    if at == MAP_FAILED:
-        error = errno.errno
-        munmap(start, length + huge)
-        errno.errno = error
-        return NULL
-    if before:
-        munmap(start, before)
-    munmap(at + length, huge - before)
-    return at
-
-
 cdef int _replace(
     char *at, size_t length, int prot, int flags, int fd, off_t offset
 ) noexcept nogil:
@@ -163,27 +130,6 @@ cdef int _replace(
     return 0
 
 
-cdef inline size_t _smaller(size_t one, size_t other) noexcept nogil:
-    return one if one < other else other
-
-
-cdef int _write(int fd, const char *data, size_t size, off_t offset) noexcept nogil:
-    """Write all of `data`.  0, or -1 and errno."""
-    cdef ssize_t wrote
-    while size > 0:
-        wrote = pwrite(fd, data, size, offset)
-        if wrote > 0:
-            data += wrote
-            size -= wrote
-            offset += wrote
-        elif wrote == 0:
-            errno.errno = errno.ENOSPC
-            return -1
-        else:
-            return -1
-    return 0
-
-
 cdef int _put_back(int fd, char *at, size_t size, off_t offset) noexcept nogil:
     """Write the pages that a private mapping of `fd` has of its own into the file.
 
@@ -199,13 +145,13 @@ cdef int _put_back(int fd, char *at, size_t size, off_t offset) noexcept nogil:
     cdef int pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC)
     while answer == 0 and done < size:
         if pagemap == -1:
-            piece = _smaller(sizeof(theirs), size - done)
+            piece = _pages.smaller(sizeof(theirs), size - done)
             got = pread(fd, theirs, piece, offset + done)
             if got != <ssize_t>piece or memcmp(theirs, at + done, piece):
-                answer = _write(fd, at + done, piece, offset + done)
+                answer = _pages.write_all(fd, at + done, piece, offset + done)
             done += piece
             continue
-        pages = _smaller(PAGEMAP_STEP, (size - done + page - 1) // page)
+        pages = _pages.smaller(PAGEMAP_STEP, (size - done + page - 1) // page)
         got = pread(
             pagemap, entries, pages * 8, <off_t>((<size_t>at + done) // page * 8)
         )
@@ -214,16 +160,39 @@ cdef int _put_back(int fd, char *at, size_t size, off_t offset) noexcept nogil:
             pagemap = -1
             continue
         for i in range(pages):
-            piece = _smaller(page, size - done)
+            piece = _pages.smaller(page, size - done)
             # Present or swapped (bits 63, 62), but neither of a file nor shared (61).
             if answer == 0 and entries[i] >> 62 and not entries[i] >> 61 & 1:
-                answer = _write(fd, at + done, piece, offset + done)
+                answer = _pages.write_all(fd, at + done, piece, offset + done)
             done += piece
     error = errno.errno
     if pagemap != -1:
         close(pagemap)
     errno.errno = error
     return answer
+
+
+cdef int _populate(char *at, size_t size) noexcept nogil:
+    """Make ordinary pages of a shared mapping (Linux 5.14).  0, or -1 and errno."""
+    return _pages.madvise(at, size, _linux.MADV_POPULATE_WRITE)
+
+
+cdef bint _populate_next(
+    char *at, size_t huge, _pages.Costs *costs
+) noexcept nogil:
+    """Make a huge page of a shared mapping, or as many ordinary ones.
+
+    False: that cannot be done.
+    """
+    cdef bint is_huge = _pages.next_is_huge(costs, at, huge)
+    cdef double begin = _pages.seconds()
+    # One page has to be there before it can be made huge.
+    if _populate(at, 1 if is_huge else huge) == -1:
+        return False
+    if is_huge and _pages.collapse(at, huge) == -1:
+        return False
+    _pages.note(costs, huge, begin)
+    return True
 
 
 # --- Python -------------------------------------------------------------------------
@@ -352,30 +321,6 @@ def unmap(address, size, /):
         raise_errno(f"address {start:#x}, size {length}")
 
 
-def fill(fd, data, offset=0, /):
-    """Write all bytes of a C-contiguous buffer into a memfd, at `offset`."""
-    cdef int descriptor = PyObject_AsFileDescriptor(fd)
-    cdef off_t start = size_argument(offset, "offset")
-    cdef size_t done = 0, size, piece
-    cdef const char *bytes_
-    cdef int answer
-    cdef Py_buffer view
-    PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
-    try:
-        bytes_ = <const char *>view.buf
-        size = view.len
-        while done < size:
-            piece = _smaller(COPY_STEP, size - done)
-            with nogil:
-                answer = _write(descriptor, bytes_ + done, piece, start + done)
-            if answer == -1:
-                raise_errno(f"writing {size} bytes at {start}")
-            done += piece
-            PyErr_CheckSignals()
-    finally:
-        PyBuffer_Release(&view)
-
-
 cdef class Mapping:
     """Mapping(file, mode="r", offset=0, size=None)
 
@@ -417,8 +362,8 @@ cdef class Mapping:
     -----
     mmap(2).  "r" maps ``MAP_PRIVATE`` with writable pages and exports them read-only:
     code that writes in spite of that gets a private page, never a signal.  A mapping of
-    at least a huge page begins where the kernel can use huge pages: its address and
-    `offset` have the same remainder.
+    1 MiB begins where the kernel can use huge pages: its address and `offset` have the
+    same remainder.
 
     Bytes past the end of the file cannot be reached; who can shrink the file can still
     take them away under a mapping, so seal it with ``Seal.SHRINK`` before others get it.
@@ -467,8 +412,18 @@ cdef class Mapping:
             hugetlb = True
             page = status.st_blksize
         self._length = (self._size + page - 1) & ~(page - 1)
-        if self._length > _SMALL and not hugetlb:
+        # Only what is large, or has so much memory that it may be in huge pages.
+        if (
+            not hugetlb
+            and 0 < <size_t>HUGE_PAGE_SIZE
+            and (self._size >= _SMALL or status.st_blocks * 512 >= HUGE_PAGE_SIZE)
+        ):
             huge = HUGE_PAGE_SIZE
+            if self._offset + length == status.st_size:
+                # The file may end inside a huge page, which only maps as a whole.
+                self._length = (
+                    (status.st_size + huge - 1) & ~(huge - 1)
+                ) - self._offset
         prot = PROT_READ | PROT_WRITE
         if self._mode == 1:
             flags = MAP_SHARED
@@ -479,10 +434,10 @@ cdef class Mapping:
             if self._mode == 0:
                 prot = PROT_READ
         with nogil:
-            self._address = _place(fd, self._length, prot, flags, self._offset, huge)
+            self._address = _pages.place(fd, self._length, prot, flags, self._offset, huge)
             if self._address == NULL and self._mode == 0:
                 # Strict overcommit counts pages that could be written.
-                self._address = _place(
+                self._address = _pages.place(
                     fd, self._length, PROT_READ, MAP_PRIVATE, self._offset, huge
                 )
         if self._address == NULL:
@@ -598,9 +553,35 @@ cdef class Mapping:
             raise_errno("the mapping is still open")
 
     def _populate(self):
-        """Make all pages now (Linux 5.14), or leave them to be made when touched."""
-        with nogil:
-            madvise(self._address, self._length, _linux.MADV_POPULATE_WRITE)
+        """Make all pages now, huge where possible; the rest is made when touched."""
+        cdef size_t done = 0, stop, huge_end = 0, huge = HUGE_PAGE_SIZE
+        cdef size_t start = <size_t>self._address
+        cdef _pages.Costs costs
+        memset(&costs, 0, sizeof(costs))
+        costs.total = self._size
+        costs.tolerance = 4  # huge pages were asked for: for what comes after
+        if huge and not start & (huge - 1) and not self._offset & (huge - 1):
+            huge_end = _pages.huge_end(0, self._size, huge, False)
+        while done < self._size:
+            stop = done + _pages.smaller(_pages.COPY_STEP, self._size - done)
+            with nogil:
+                while done < stop:
+                    if done >= huge_end:
+                        _populate(self._address + done, stop - done)
+                        done = stop
+                    elif _populate_next(self._address + done, huge, &costs):
+                        done += huge
+                    else:
+                        huge_end = done
+            PyErr_CheckSignals()
+
+    def _fault_in(self, offset, /):
+        """Map the page at `offset`, which is there (Linux 5.14); never a signal."""
+        cdef size_t at = size_argument(offset, "offset")
+        if at < self._length and _pages.madvise(
+            self._address + at, 1, _linux.MADV_POPULATE_READ
+        ) == -1:
+            raise_errno(f"reading at {offset}")
 
     def _make_private(self, fd, /):
         """Lay private pages over a shared mapping: it goes on, alone, as mode "c"."""

@@ -69,6 +69,11 @@ def header(dtype: np.dtype[Any], shape: tuple[int, ...], fortran_order: bool) ->
     return first.piece
 
 
+def has_order(shape: tuple[int, ...]) -> bool:
+    """Tell whether C and Fortran order are not the same thing for this shape."""
+    return 0 not in shape and sum(number > 1 for number in shape) > 1
+
+
 def read_header(fd: int, size: int) -> tuple[np.dtype[Any], tuple[int, ...], bool, int]:
     """Return dtype, shape, whether in Fortran order, and offset of the array in `fd`.
 

@@ -9,6 +9,7 @@ from typing import Literal, Protocol, SupportsIndex, TypeAlias
 Name: TypeAlias = str | bytes | PathLike[str] | PathLike[bytes]
 Mode: TypeAlias = Literal["r", "r+", "c"]
 Order: TypeAlias = Literal["C", "F"]
+Huge: TypeAlias = Literal["auto", "always", "never"]
 AnyOrder: TypeAlias = Literal["K", "A", "C", "F"]
 Shape: TypeAlias = SupportsIndex | Sequence[SupportsIndex]
 

@@ -66,7 +66,11 @@ def test_installed_files():
     if not files:
         pytest.skip("an editable install lists no files")
     compiled = {name for name in files if name.endswith(".so")}
-    assert {name.partition(".")[0] for name in compiled} == {"_core", "_mapping"}
+    assert {name.partition(".")[0] for name in compiled} == {
+        "_core",
+        "_fill",
+        "_mapping",
+    }
     assert files - compiled >= {
         "__init__.py", "__init__.pxd", "_linux.pxd", "_core.pxd", "_core.pyi",
         "_mapping.pxd", "_mapping.pyi", "py.typed",

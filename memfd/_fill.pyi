@@ -1,0 +1,42 @@
+from typing import Self, SupportsIndex
+
+from typing_extensions import Buffer
+
+from memfd._types import HasFileno, Huge
+
+HUGE: tuple[Huge, Huge, Huge]
+
+def check(huge: str, threads: SupportsIndex = 1, /) -> tuple[Huge, int]: ...
+def fill(
+    fd: int | HasFileno,
+    data: Buffer,
+    offset: SupportsIndex = 0,
+    /,
+    *,
+    head: Buffer = b"",
+    huge: Huge = "auto",
+    threads: int = 1,
+    alone: bool = True,
+) -> None: ...
+
+class Filler:
+    def __init__(
+        self,
+        fd: int | HasFileno,
+        start: SupportsIndex,
+        end: SupportsIndex,
+        huge: Huge = "auto",
+        alone: bool = True,
+    ) -> None: ...
+    def write(
+        self,
+        data: Buffer,
+        offset: SupportsIndex,
+        begin: SupportsIndex = 0,
+        end: SupportsIndex | None = None,
+        /,
+    ) -> None: ...
+    def stop(self) -> None: ...
+    def close(self) -> None: ...
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *exc_info: object) -> None: ...

@@ -1,0 +1,302 @@
+# cython: language_level=3, binding=True, embedsignature=False
+# cython: auto_pickle=False, autotestdict=False
+# cython: freethreading_compatible=True, subinterpreters_compatible=own_gil
+# cython: cdivision=True
+"""Copying in: bytes into a memfd, in huge pages where that is quicker.
+
+A write allocates page by page.  Since Linux 6.1 MADV_COLLAPSE makes a huge page at once,
+without privilege and whatever ``shmem_enabled`` says; the copy into it takes no faults,
+and readers take one instead of 512.
+"""
+
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.exc cimport PyErr_CheckSignals
+from cpython.object cimport PyObject_AsFileDescriptor
+from libc.string cimport memcpy
+from posix.mman cimport MAP_PRIVATE, MAP_SHARED, PROT_READ, PROT_WRITE, munmap
+from posix.types cimport off_t
+from posix.unistd cimport _SC_PAGESIZE, sysconf
+
+cimport memfd._pages as _pages
+
+from memfd._check cimport raise_errno, size_argument
+from memfd._core cimport memfd_set_size
+
+from memfd._mapping import HUGE_PAGE_SIZE
+
+cdef extern from "sys/mman.h" nogil:
+    int MADV_DONTFORK
+
+cdef extern from "sys/uio.h" nogil:
+    struct iovec:
+        void *iov_base
+        size_t iov_len
+    ssize_t pwritev(int fd, const iovec *pieces, int count, off_t offset)
+
+cdef enum:
+    _SMALL = 1 << 20  # bytes below which no huge page is worth it
+    _LEAST_PART = 16 << 20  # bytes that keep a thread busy
+
+HUGE = ("auto", "always", "never")
+
+
+def check(huge, threads=1, /):
+    """Return `huge` and `threads`, or raise what is wrong with them."""
+    if huge not in HUGE:
+        raise ValueError(f'huge must be "auto", "always" or "never", got {huge!r}')
+    if size_argument(threads, "threads") == 0:
+        raise ValueError("threads must be positive, got 0")
+    return huge, threads
+
+
+cdef class Filler:
+    """Filler(fd, start, end, huge="auto", alone=True)
+
+    Fills a part of a memfd from front to back.
+
+    Parameters
+    ----------
+    fd : int or object with fileno()
+        A memfd; whoever fills keeps it open.
+    start, end : int
+        What will be written, as offsets in bytes.
+    huge : {"auto", "always", "never"}, optional
+        Huge pages where they are quicker; as many as can be had, also where that takes
+        more time and memory; none.
+    alone : bool, optional
+        Nobody else has the file, and it is `end` bytes long already: bytes can be copied
+        through a mapping.  Else a mapping only serves to make the pages, since whoever
+        shrinks the file would kill us while we store into it.
+    """
+
+    cdef int _fd
+    cdef char *_at  # where `_first` is mapped
+    cdef size_t _length
+    cdef size_t _huge
+    cdef off_t _first, _ready, _limit  # huge pages: the first, made up to, made until
+    cdef off_t _end
+    cdef _pages.Costs _costs
+    cdef bint _always, _alone, _stopped
+
+    def __cinit__(self, fd, start, end, huge="auto", alone=True):
+        cdef off_t begin = size_argument(start, "start")
+        self._fd = PyObject_AsFileDescriptor(fd)
+        self._end = size_argument(end, "end")
+        self._always = huge == "always"
+        self._alone = alone
+        self._huge = 0 if huge == "never" else HUGE_PAGE_SIZE
+        if self._huge:
+            self._first = (begin + self._huge - 1) & ~(self._huge - 1)
+            self._limit = _pages.huge_end(begin, self._end, self._huge, self._always)
+        self._ready = self._first
+        if self._limit <= self._first:
+            self._limit = self._first
+            return
+        self._costs.total = self._length = self._limit - self._first
+        self._costs.tolerance = 1.2  # readers gain so much that a little may be lost
+        # The GIL stays: no thread of Python's may fork before MADV_DONTFORK, or its child
+        # would keep a writable mapping and nobody could seal.
+        self._at = _pages.place(
+            self._fd, self._length,
+            PROT_READ | PROT_WRITE if self._alone else PROT_READ,
+            MAP_SHARED if self._alone else MAP_PRIVATE,
+            self._first, self._huge,
+        )
+        if self._at == NULL:
+            self._limit = self._first
+        elif _pages.madvise(self._at, self._length, MADV_DONTFORK) == -1:
+            self.close()
+
+    def __dealloc__(self):
+        if self._at != NULL:
+            munmap(self._at, self._length)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc_info):
+        self.close()
+
+    def close(self):
+        """Unmap; what is written from now on goes into ordinary pages."""
+        cdef char *at = self._at
+        self._at = NULL
+        self._limit = self._first
+        if at != NULL:
+            with nogil:
+                munmap(at, self._length)
+
+    def stop(self):
+        """Let a `write` in another thread end at its next step."""
+        self._stopped = True
+
+    def write(self, data, offset, begin=0, end=None, /):
+        """Copy all bytes of a C-contiguous buffer, or a part of them, to `offset`."""
+        cdef off_t start = size_argument(offset, "offset")
+        cdef size_t first = size_argument(begin, "begin"), last
+        cdef Py_buffer view
+        PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+        try:
+            last = view.len if end is None else size_argument(end, "end")
+            if not first <= last <= <size_t>view.len:
+                raise ValueError(f"no bytes {begin} to {last} in a buffer of {view.len}")
+            self._write(<const char *>view.buf + first, last - first, start)
+        finally:
+            PyBuffer_Release(&view)
+
+    cdef int _write(self, const char *data, size_t size, off_t offset) except -1:
+        cdef size_t done = 0, piece
+        cdef int answer
+        while done < size and not self._stopped:
+            piece = _pages.smaller(_pages.COPY_STEP, size - done)
+            with nogil:
+                answer = self._copy(data + done, piece, offset + done)
+            if answer == -1:
+                raise_errno(f"writing {size} bytes at {offset}")
+            done += piece
+            PyErr_CheckSignals()
+        return 0
+
+    cdef int _copy(self, const char *data, size_t size, off_t offset) noexcept nogil:
+        """Copy into huge pages as far as they go.  0, or -1 and errno."""
+        cdef size_t piece
+        cdef double begin
+        while size > 0:
+            if offset < self._first or offset >= self._limit:
+                piece = size
+                if offset < self._first:
+                    piece = _pages.smaller(size, self._first - offset)
+                if _pages.write_all(self._fd, data, piece, offset) == -1:
+                    return -1
+            else:
+                if offset >= self._ready and not self._begin_page(data, size):
+                    self._limit = self._ready
+                    continue
+                piece = _pages.smaller(size, self._ready - offset)
+                begin = _pages.seconds()
+                if self._alone and self._costs.is_huge:
+                    memcpy(self._at + (offset - self._first), data, piece)
+                elif _pages.write_all(self._fd, data, piece, offset) == -1:
+                    return -1
+                _pages.note(&self._costs, piece, begin)
+            data += piece
+            size -= piece
+            offset += piece
+        return 0
+
+    cdef bint _begin_page(self, const char *data, size_t size) noexcept nogil:
+        """Make the next huge page, which begins with `data`, or let it be written.
+
+        False: no more huge pages can be had.
+        """
+        cdef char *at = self._at + (self._ready - self._first)
+        cdef double begin
+        if _pages.next_is_huge(&self._costs, at, self._huge) or self._always:
+            self._costs.is_huge = True
+            # One page has to be there.  A store would be killed where memory is short;
+            # and a page that is written whole is not zeroed first.
+            size = _pages.smaller(size, sysconf(_SC_PAGESIZE))
+            begin = _pages.seconds()
+            if (
+                _pages.write_all(self._fd, data, size, self._ready) == -1
+                or _pages.collapse(at, self._huge) == -1
+            ):
+                return False
+            _pages.note(&self._costs, 0, begin)
+        self._ready += self._huge
+        return True
+
+
+cdef int _write_both(
+    int fd, const char *head, size_t head_size, const char *data, size_t size,
+    off_t offset,
+) noexcept nogil:
+    """Write `head` and `data` at once.  0, or -1 and errno."""
+    cdef iovec pieces[2]
+    cdef ssize_t wrote
+    if head_size == 0:
+        return _pages.write_all(fd, data, size, offset)
+    pieces[0].iov_base = <void *>head
+    pieces[0].iov_len = head_size
+    pieces[1].iov_base = <void *>data
+    pieces[1].iov_len = size
+    wrote = pwritev(fd, pieces, 2, offset)
+    if wrote == <ssize_t>(head_size + size):
+        return 0
+    if wrote < <ssize_t>head_size:  # -1 too: what is wrong comes again
+        if _pages.write_all(fd, head, head_size, offset) == -1:
+            return -1
+        wrote = head_size
+    return _pages.write_all(
+        fd, data + (wrote - head_size), head_size + size - wrote, offset + wrote
+    )
+
+
+def _fill_in_threads(fd, head, data, start, end, huge, alone, parts):
+    """Let each thread fill a part of whole huge pages."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    page = HUGE_PAGE_SIZE or 1
+    step = (end - start) // parts
+    bounds = [(start + step * i) // page * page for i in range(1, parts)]
+    bounds = [start, *bounds, end]
+    fillers = [
+        Filler(fd, begin, stop, huge, alone)
+        for begin, stop in zip(bounds, bounds[1:], strict=False)
+    ]
+    fillers[0].write(head, start)
+    begins = [max(bound - start - len(head), 0) for bound in bounds]
+    with ThreadPoolExecutor(parts) as pool:
+        try:
+            for done in [
+                pool.submit(filler.write, data, start + len(head) + begin, begin, stop)
+                for filler, begin, stop in zip(fillers, begins, begins[1:], strict=False)
+            ]:
+                done.result()
+        except BaseException:
+            for filler in fillers:
+                filler.stop()
+            raise
+    for filler in fillers:
+        filler.close()
+
+
+def fill(fd, data, offset=0, /, *, head=b"", huge="auto", threads=1, alone=True):
+    """Write all bytes of `head`, then of `data`, both C-contiguous, to `offset`.
+
+    The buffers are held for the whole copy.  `huge` and `alone` are those of `Filler`;
+    `threads` share the work where each gets enough of it.
+    """
+    cdef int descriptor = PyObject_AsFileDescriptor(fd), answer
+    cdef off_t start = size_argument(offset, "offset"), end
+    cdef size_t parts = threads
+    cdef Py_buffer view, first
+    PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+    try:
+        PyObject_GetBuffer(head, &first, PyBUF_SIMPLE)
+        try:
+            end = start + first.len + view.len
+            parts = _pages.smaller(parts, <size_t>(end - start) // _LEAST_PART)
+            if end - start < _SMALL and huge != "always":
+                with nogil:
+                    answer = _write_both(
+                        descriptor, <const char *>first.buf, first.len,
+                        <const char *>view.buf, view.len, start,
+                    )
+                if answer == -1:
+                    raise_errno(f"writing {end - start} bytes at {start}")
+                return
+            if alone and memfd_set_size(descriptor, end) == -1:
+                raise_errno(f"setting the size to {end} bytes")
+            if parts > 1:
+                _fill_in_threads(fd, head, data, start, end, huge, alone, parts)
+            else:
+                with Filler(fd, start, end, huge, alone) as filler:
+                    (<Filler>filler)._write(<const char *>first.buf, first.len, start)
+                    (<Filler>filler)._write(
+                        <const char *>view.buf, view.len, start + first.len
+                    )
+        finally:
+            PyBuffer_Release(&first)
+    finally:
+        PyBuffer_Release(&view)

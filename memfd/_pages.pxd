@@ -1,0 +1,169 @@
+"""Pages of a memfd: mapped where huge pages can be, made huge, written.
+
+Inline and without the GIL, for the compiled modules of this package; -1 and errno.
+"""
+
+from libc cimport errno
+from posix.mman cimport (
+    MAP_ANONYMOUS, MAP_FAILED, MAP_FIXED, MAP_NORESERVE, MAP_PRIVATE, PROT_NONE, mmap,
+    munmap,
+)
+from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
+from posix.types cimport off_t
+from posix.unistd cimport pwrite
+
+cimport memfd._linux as _linux
+
+cdef extern from "sys/mman.h" nogil:
+    int madvise(void *address, size_t size, int advice)
+
+cdef enum:
+    COPY_STEP = 16 << 20  # bytes after which signals are looked at
+    _MANY = 64 << 20  # bytes in so many huge pages that one does not count
+    _LEAST_REST = 256 << 10  # a rest below that is quicker in ordinary pages
+
+
+cdef inline size_t smaller(size_t one, size_t other) noexcept nogil:
+    return one if one < other else other
+
+
+cdef inline char *place(
+    int fd, size_t length, int prot, int flags, off_t offset, size_t huge
+) noexcept nogil:
+    """Map, starting where whole huge pages of the file can be mapped.  NULL and errno."""
+    cdef char *start = <char *>MAP_FAILED
+    cdef char *at
+    cdef size_t before
+    cdef int error
+    if huge and length >= huge:
+        start = <char *>mmap(
+            NULL, length + huge, PROT_NONE,
+            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0,
+        )
+    if start == MAP_FAILED:
+        at = <char *>mmap(NULL, length, prot, flags, fd, offset)
+        return NULL if at == MAP_FAILED else at
+    before = (<size_t>offset - <size_t>start) & (huge - 1)
+    at = <char *>mmap(start + before, length, prot, flags | MAP_FIXED, fd, offset)
+    if at == MAP_FAILED:
+        error = errno.errno
+        munmap(start, length + huge)
+        errno.errno = error
+        return NULL
+    if before:
+        munmap(start, before)
+    munmap(at + length, huge - before)
+    return at
+
+
+cdef inline int write_all(
+    int fd, const char *data, size_t size, off_t offset
+) noexcept nogil:
+    """Write all of `data`.  0, or -1 and errno."""
+    cdef ssize_t wrote
+    while size > 0:
+        wrote = pwrite(fd, data, size, offset)
+        if wrote > 0:
+            data += wrote
+            size -= wrote
+            offset += wrote
+        elif wrote == 0:
+            errno.errno = errno.ENOSPC
+            return -1
+        else:
+            return -1
+    return 0
+
+
+# --- huge pages ----------------------------------------------------------------------
+
+cdef inline off_t huge_end(
+    off_t start, off_t end, size_t huge, bint always
+) noexcept nogil:
+    """Return where the huge pages of what lies from `start` to `end` should end.
+
+    The last one may reach past the end of the file, where it costs at most a quarter more
+    memory and saves enough small pages.
+    """
+    cdef size_t rest
+    if huge == 0:
+        return start
+    rest = <size_t>end & (huge - 1)
+    end -= rest
+    if rest and (
+        always
+        or rest >= _LEAST_REST
+        and (huge - rest) * 4 <= <size_t>(end - start) + rest
+    ):
+        end += huge
+    return end
+
+
+cdef inline int collapse(char *at, size_t huge) noexcept nogil:
+    """Make one huge page of the small ones at `at`, one of which is there already."""
+    if madvise(at, huge, _linux.MADV_COLLAPSE) == 0:
+        return 0
+    if errno.errno != errno.EAGAIN:
+        return -1
+    return madvise(at, huge, _linux.MADV_COLLAPSE)
+
+
+cdef inline double seconds() noexcept nogil:
+    cdef timespec now
+    clock_gettime(CLOCK_MONOTONIC, &now)
+    return now.tv_sec + now.tv_nsec * 1e-9
+
+
+# --- whether huge pages are worth it -------------------------------------------------
+
+# Making a huge page takes no bounded time: where memory is fragmented the kernel moves
+# other pages first.  So the time of both kinds is kept, and where huge pages turn out to
+# be clearly slower, ordinary pages are made until that has changed.
+cdef struct Costs:
+    double huge, ordinary  # seconds in all
+    double last, slowest  # seconds of the current page, and of the slowest huge one
+    double tolerance  # how many times longer huge pages may take
+    size_t huge_size, ordinary_size, total  # bytes
+    bint is_huge, is_sample  # what the current page is
+
+
+cdef inline bint next_is_huge(Costs *costs, char *at, size_t huge) noexcept nogil:
+    """Say whether the page at `at` should be a huge one."""
+    cdef bint was_sample = costs.is_sample, is_slow = costs.last > 1e-3
+    cdef double begin, rate, lost
+    if costs.huge_size == 0:
+        costs.is_huge = True
+    elif costs.ordinary_size == 0:
+        # One ordinary page to compare with, where there are many or it took long.
+        costs.is_huge = not is_slow and costs.total < _MANY
+        costs.is_sample = not costs.is_huge
+    else:
+        costs.is_sample = (
+            costs.is_huge and is_slow and costs.ordinary_size * 32 <= costs.huge_size
+        )
+        rate = costs.ordinary / costs.ordinary_size
+        lost = costs.huge - costs.tolerance * rate * costs.huge_size
+        # A fifth of the whole may be lost by trying, and a moment at any size.
+        costs.is_huge = not costs.is_sample and (
+            lost < 4e-3 or lost + costs.slowest < rate * (costs.total / 5)
+        )
+        if costs.is_huge and was_sample and costs.huge < rate * costs.huge_size:
+            begin = seconds()
+            collapse(at - huge, huge)
+            note(costs, 0, begin)
+    costs.last = 0
+    return costs.is_huge
+
+
+cdef inline void note(Costs *costs, size_t size, double begin) noexcept nogil:
+    """Add what `size` bytes have taken since `begin`."""
+    cdef double took = seconds() - begin
+    costs.last += took
+    if costs.is_huge:
+        costs.huge += took
+        costs.huge_size += size
+        if costs.last > costs.slowest:
+            costs.slowest = costs.last
+    else:
+        costs.ordinary += took
+        costs.ordinary_size += size

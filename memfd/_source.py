@@ -1,0 +1,143 @@
+"""The source of a copy: what can be shared without being damaged, and its bytes."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from memfd import _core, _fill, _npy
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any, SupportsIndex
+
+    import numpy.typing as npt
+
+    from memfd._file import Memfd
+    from memfd._types import AnyOrder, Huge
+
+_BLOCK = 256 << 10  # bytes; stays in the cache of one core
+
+# What labelled containers have and arrays have not: sharing them would lose the labels.
+_LABELLED = ("__dataframe__", "__arrow_c_stream__", "iloc", "coords")
+_SPARSE = ("tocsr", "todense")
+
+
+class Source:
+    """An array to copy from, and the type and order that the copy shall have.
+
+    Attributes
+    ----------
+    dtype : numpy.dtype
+        Type of the copy.
+    shape : tuple of int
+        Shape of both.
+    fortran : bool
+        Whether the copy is in Fortran order, and not in C order.
+
+    Raises
+    ------
+    TypeError
+        A copy would lose labels, masks, attributes or the sparse form.
+    """
+
+    __slots__ = ("_rows", "dtype", "fortran", "shape")
+
+    def __init__(
+        self, array: npt.ArrayLike, dtype: npt.DTypeLike | None, order: AnyOrder
+    ) -> None:
+        if not isinstance(array, np.ndarray):
+            _check_not_labelled(array)
+            array = np.asarray(array, dtype)
+        elif type(array) is not np.ndarray:
+            _check_no_state(array)
+            array = array.view(np.ndarray)
+        if dtype is None or array.dtype == dtype:
+            self.dtype = array.dtype
+        else:
+            array, self.dtype = _converted(array, dtype)
+        self.shape = array.shape
+        if order in "KA":
+            self.fortran = array.flags.fnc
+        else:
+            self.fortran = order == "F" and _npy.has_order(self.shape)
+        rows = array.T if self.fortran else array
+        if array.size * self.dtype.itemsize <= _BLOCK:
+            rows = np.ascontiguousarray(rows, self.dtype)
+        self._rows = rows
+
+    def fill(
+        self, memfd: Memfd, head: bytes, huge: Huge, threads: SupportsIndex
+    ) -> None:
+        """Write `head` and then the array into a new memfd."""
+        if self._rows.flags.c_contiguous and self._rows.dtype == self.dtype:
+            _fill.fill(memfd, self._rows, head=head, huge=huge, threads=threads)
+            return
+        # Never a second copy of the whole: a block at a time, which stays in the cache.
+        count = max(_BLOCK // self.dtype.itemsize, 1)
+        block = np.zeros(count, self.dtype)
+        done, size = len(head), len(head) + self._rows.size * self.dtype.itemsize
+        _core.set_size(memfd, size)
+        with _fill.Filler(memfd, 0, size, huge) as filler:
+            filler.write(head, 0)
+            for part in _parts(self._rows, count):
+                flat = block[: part.size]
+                np.copyto(flat.reshape(part.shape), part, casting="unsafe")
+                filler.write(flat, done)
+                done += flat.nbytes
+
+
+def _parts(array: npt.NDArray[Any], count: int) -> Iterator[npt.NDArray[Any]]:
+    """Cut an array, in C order, into parts of at most `count` elements."""
+    axis, inner = array.ndim, 1
+    while inner * array.shape[axis - 1] <= count:
+        axis -= 1
+        inner *= array.shape[axis]
+    step = count // inner
+    for outer in np.ndindex(array.shape[: axis - 1]):
+        rows = array[outer]
+        for begin in range(0, len(rows), step):
+            yield rows[begin : begin + step]
+
+
+def _converted(
+    array: npt.NDArray[Any], dtype: npt.DTypeLike
+) -> tuple[npt.NDArray[Any], np.dtype[Any]]:
+    """Return an array and the type to copy it as, which NumPy completes from the array."""
+    empty = np.empty(0, array.dtype).astype(dtype)
+    # The length of text comes from the data, and a subarray adds dimensions.
+    if array.dtype.hasobject or np.dtype(dtype).itemsize == 0 or empty.ndim > 1:
+        array = array.astype(dtype)
+        return array, array.dtype
+    return array, empty.dtype
+
+
+def _check_not_labelled(x: object) -> None:
+    kind = type(x)
+    if isinstance(x, (str, bytes)):
+        raise TypeError(
+            f"array must be numbers, not {kind.__name__}; memfd.from_bytes() takes bytes"
+        )
+    if any(hasattr(kind, name) for name in _SPARSE):
+        raise TypeError(
+            f"array must be dense, not {kind.__name__}: share its parts (.data, "
+            ".indices, .indptr), or x.toarray()"
+        )
+    if any(hasattr(kind, name) for name in _LABELLED):
+        raise TypeError(
+            f"array must not have labels, {kind.__name__} has: share x.to_numpy() or "
+            "single columns"
+        )
+
+
+def _check_no_state(array: npt.NDArray[Any]) -> None:
+    kind = type(array)
+    if hasattr(kind, "filled"):
+        raise TypeError(
+            "a masked array would lose its mask: share array.data and .mask"
+        )
+    if getattr(array, "__dict__", None):
+        raise TypeError(
+            f"{kind.__name__} carries {', '.join(array.__dict__)}, which would be lost: "
+            "share numpy.asarray(array)"
+        )
