@@ -1,0 +1,510 @@
+"""Copying in: the same bytes by every way, and nothing left when something fails."""
+
+import ctypes
+import fcntl
+import mmap
+import os
+import threading
+
+import numpy as np
+import pytest
+
+import memfd
+from memfd import Seal, _fill, _mapping
+
+PAGE = mmap.PAGESIZE
+HUGE = _mapping.HUGE_PAGE_SIZE or 2 << 20
+MIB = 1 << 20
+
+# The last huge page may reach past the end, where it costs at most a quarter more ...
+ONE_PAGE = -(-HUGE * 4 // 5)
+TWO_PAGES = -(-HUGE * 8 // 5)
+# ... and where at least 256 KiB are left over.
+REST = 4 * HUGE + (256 << 10)
+
+SIZES = sorted(
+    {
+        edge + step
+        for edge in (1, PAGE, MIB, ONE_PAGE, HUGE, TWO_PAGES, 2 * HUGE, REST, 16 * MIB)
+        for step in (-1, 0, 1)
+        if edge + step > 0
+    }
+)
+
+HELPERS = """
+    import errno, os, resource, signal, threading, time
+    import numpy as np
+    import memfd
+
+    def left():
+        # Memfds that are open or mapped.
+        fds = [os.readlink(f"/proc/self/fd/{n}") for n in os.listdir("/proc/self/fd")
+               if os.path.lexists(f"/proc/self/fd/{n}")]
+        with open("/proc/self/maps") as file:
+            return [x for x in fds + file.read().splitlines() if "/memfd:" in x]
+
+    data = np.random.default_rng(0).integers(0, 256, 9 << 20, np.uint8)
+"""
+
+
+def same(one, other):
+    """Compare without the difference in the report, which takes minutes to make."""
+    return bytes(one) == bytes(other)
+
+
+def in_huge_pages(size):
+    """Return how many bytes of huge pages a file of `size` bytes should get."""
+    whole, rest = size // HUGE * HUGE, size % HUGE
+    if rest >= 256 << 10 and (HUGE - rest) * 4 <= size:
+        whole += HUGE
+    return whole
+
+
+@pytest.fixture(scope="module")
+def data():
+    """Bytes of which no two pieces are alike."""
+    return np.random.default_rng(0).integers(0, 256, 40 * MIB, np.uint8).tobytes()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def reason():
+    """Why this kernel makes no huge pages, or None; also warms the memory up."""
+    if not _mapping.HUGE_PAGE_SIZE:
+        return "the size of huge pages is not in /sys, or too large"
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    with memfd.create(size=32 * HUGE) as f, memfd.Mapping(f, "r+") as mapping:
+        for at in range(0, mapping.size, HUGE):
+            ctypes.memset(mapping.address + at, 1, 1)
+            if libc.madvise(mapping.address + at, HUGE, 25):
+                return f"MADV_COLLAPSE: {os.strerror(ctypes.get_errno())}"
+    return None
+
+
+@pytest.fixture
+def huge_pages(reason):
+    """Skip where the kernel makes no huge pages."""
+    if reason:
+        pytest.skip(reason)
+
+
+@pytest.mark.parametrize("huge", ["auto", "always", "never"])
+@pytest.mark.parametrize("size", SIZES)
+def test_contents_at_each_boundary(data, size, huge):
+    """Every way to copy in gives the same bytes, and none after them."""
+    piece = data[:size]
+
+    f = memfd.from_bytes(piece, huge=huge)
+    assert f.size == size
+    assert same(f.read(), piece)
+    with memfd.Mapping(f) as mapping:
+        assert len(mapping) == size
+        assert same(mapping, piece)
+    assert f.seals & Seal.IMMUTABLE == Seal.IMMUTABLE
+    f.close()
+
+    # The file, header included, has this size.
+    header = len(memfd.share(np.zeros(size, np.uint8)).memfd.read()) - size
+    if size > header:
+        a = memfd.share(np.frombuffer(piece[header:], np.uint8), huge=huge)
+        assert a.memfd.size == size
+        assert same(a.tobytes(), piece[header:])
+        assert same(a.memfd.read()[header:], piece[header:])
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("start", [0, 5000, HUGE - 1])
+def test_written_at_each_boundary(data, size, start):
+    """A large write gives the same bytes as a small one, and zeros after its end."""
+    with memfd.create() as f:
+        f.seek(start)
+        assert f.write(data[:size]) == size
+        assert f.tell() == f.size == start + size
+        f.truncate(start + size + HUGE)
+        f.seek(0)
+        assert same(f.read(), bytes(start) + data[:size] + bytes(HUGE))
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_how_much_memory(data, size, huge_pages):
+    """Huge pages go as far as the rule says; "never" and "always" mean what they say."""
+    whole_pages = -(-size // PAGE) * PAGE
+
+    for _ in range(20):
+        with memfd.from_bytes(data[:size]) as f:
+            info = f.info()
+        assert info.huge <= in_huge_pages(size)
+        assert info.resident == max(info.huge, whole_pages)
+        if info.huge == in_huge_pages(size):
+            break
+    else:
+        pytest.skip("making huge pages is so slow here that they are given up")
+    with memfd.from_bytes(data[:size], huge="never") as f:
+        assert f.info() == (size, whole_pages, 0)
+    with memfd.from_bytes(data[:size], huge="always") as f:
+        rounded = -(-size // HUGE) * HUGE
+        assert f.info() == (size, rounded, rounded)
+
+
+def test_another_process_maps_huge_pages(data, huge_pages, run):
+    """A reader gets the sender's huge pages, in one fault each."""
+    with memfd.from_bytes(data[: 4 * HUGE], huge="always") as f:
+        out = run(
+            """
+            import sys, memfd
+            with open(sys.argv[1], "rb") as file:
+                mapping = memfd.Mapping(file)
+                view = memoryview(mapping)
+                sum(view[::4096])
+            from memfd import _info
+            print(_info._pmd_mapped(mapping.address))
+            """,
+            f"/proc/{os.getpid()}/fd/{f.fileno()}",
+        )
+    assert int(out) == 4 * HUGE
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_threads(data, threads):
+    """Threads share the work, and the bytes are the same."""
+    a = np.frombuffer(data, np.uint8)
+
+    for huge in ("auto", "always", "never"):
+        f = memfd.from_bytes(data, huge=huge, threads=threads)
+        assert same(f.read(), data)
+        assert (memfd.share(a, huge=huge, threads=threads) == a).all()
+
+
+@pytest.mark.parametrize("huge", ["", "Always", "yes", None, True, 1, b"auto"])
+def test_nonsense_for_huge(huge):
+    """`huge` is one of three words; the message repeats what was given."""
+    for call in (memfd.share, memfd.from_bytes):
+        with pytest.raises(ValueError, match="huge must be") as caught:
+            call(b"" if call is memfd.from_bytes else [1], huge=huge)
+        assert repr(huge) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("threads", "error"),
+    [(0, ValueError), (-1, ValueError), (1.5, TypeError), ("2", TypeError)],
+)
+def test_nonsense_for_threads(threads, error):
+    """`threads` is a positive int."""
+    for call, source in ((memfd.share, [1]), (memfd.from_bytes, b"")):
+        with pytest.raises(error, match="threads must"):
+            call(source, threads=threads)
+
+
+def test_filler_takes_a_part_of_a_buffer(f):
+    """A part that the buffer does not have is refused."""
+    with _fill.Filler(f, 0, 10) as filler:
+        filler.write(b"abcdef", 3, 2, 4)
+        with pytest.raises(ValueError, match="no bytes 2 to 7 in a buffer of 6"):
+            filler.write(b"abcdef", 3, 2, 7)
+    assert f.read(6) == b"\0\0\0cd\0"
+
+
+# --- large writes -------------------------------------------------------------------
+
+
+def test_a_large_write_keeps_what_is_there(data):
+    """Writing over old bytes changes these bytes and no others."""
+    with memfd.create() as f:
+        f.write(data[: 9 * MIB])
+        f.seek(3 * MIB + 1)
+        f.write(data[: 4 * MIB])
+        f.seek(0)
+        expected = data[: 3 * MIB + 1] + data[: 4 * MIB] + data[7 * MIB + 1 : 9 * MIB]
+        assert same(f.read(), expected)
+
+
+def test_a_large_write_is_refused_as_a_small_one(data):
+    """Seals, access mode, append mode and a closed file count for large writes too."""
+    piece = data[: 3 * HUGE]
+    with memfd.create() as f:
+        f.seal(Seal.GROW)
+        with pytest.raises(PermissionError):
+            f.write(piece)
+    with memfd.create(size=len(piece)) as f:
+        f.seal(Seal.WRITE)
+        with pytest.raises(PermissionError):
+            f.write(piece)
+    with memfd.from_bytes(b"") as f, f.reopen("r") as reader:
+        with pytest.raises(OSError, match="not open for writing"):
+            reader.write(piece)
+    with pytest.raises(ValueError, match="closed"):
+        f.write(piece)
+    with memfd.create() as f:
+        f.write(b"first")
+        f.seek(0)
+        fcntl.fcntl(f, fcntl.F_SETFL, fcntl.fcntl(f, fcntl.F_GETFL) | os.O_APPEND)
+        f.write(piece)
+        f.seek(0)
+        assert same(f.read(), b"first" + piece)
+
+
+def test_shrunk_while_it_is_written(run):
+    """Whoever shrinks a file while we write to it cannot kill us."""
+    run(
+        HELPERS
+        + """
+    with memfd.create() as f, f.reopen("r+") as other:
+        stop = threading.Event()
+        def shrink():
+            while not stop.is_set():
+                os.ftruncate(other.fileno(), 0)
+        thread = threading.Thread(target=shrink)
+        thread.start()
+        for _ in range(30):
+            f.seek(0)
+            f.write(data)
+        stop.set()
+        thread.join()
+        """
+    )
+
+
+# --- faults --------------------------------------------------------------------------
+
+# NumPy would call madvise, too.
+QUIET = {**os.environ, "NUMPY_MADVISE_HUGEPAGE": "0"}
+
+COPY = (
+    HELPERS
+    + """
+    try:
+        a = memfd.share(data)
+        assert (a == data).all()
+        assert a.memfd.seals & 15 == 15
+        print("shared", a.memfd.info().huge or 0)
+        del a
+    except OSError as error:
+        print(errno.errorcode[error.errno])
+        del error
+    assert not left(), left()
+    """
+)
+
+
+@pytest.mark.parametrize("error", ["EINVAL", "ENOMEM", "EBUSY", "EAGAIN"])
+@pytest.mark.parametrize("when", ["1", "2", "3", "2..3", "4", "5", "1+"])
+def test_madvise_fails(run, strace, reason, error, when):
+    """Where the kernel refuses a huge page the rest is written, and all bytes are right."""
+    out = run(COPY, wrapper=strace(f"madvise:error={error}:when={when}"), env=QUIET)
+
+    kind, huge = out.split()
+    assert kind == "shared"
+    if reason:
+        return
+    # The first call is MADV_DONTFORK, without which nothing is mapped for writing.
+    if when in ("1", "1+"):
+        assert int(huge) == 0
+    elif error != "EAGAIN" or when == "2..3":
+        assert int(huge) <= (int(when[0]) - 2) * HUGE
+
+
+def test_again_is_tried_again(run, strace, huge_pages):
+    """One EAGAIN costs nothing."""
+    for when in "2", "4":
+        inject = strace(f"madvise:error=EAGAIN:when={when}")
+        out = run(COPY, wrapper=inject, env=QUIET)
+        assert int(out.split()[1]) >= 4 * HUGE
+
+
+def test_slow_huge_pages_are_given_up(run, strace, huge_pages):
+    """Where making huge pages takes long, most is written in ordinary ones."""
+    program = HELPERS + """
+    big = np.tile(data, 8)
+    a = memfd.share(big)
+    assert (a == big).all()
+    print(a.memfd.info().huge)
+    a = memfd.share(big, huge="always")
+    print(a.memfd.info().huge)
+    """
+    out = run(program, wrapper=strace("madvise:delay_exit=30000"))
+
+    auto, always = map(int, out.split())
+    assert auto <= 9 * MIB
+    assert always >= 72 * MIB
+
+
+@pytest.mark.parametrize(
+    ("call", "errors"),
+    [
+        ("memfd_create", "EMFILE"),
+        ("ftruncate", "EFBIG"),
+        ("pwrite64", "ENOSPC"),
+        ("pwritev", "ENOSPC"),
+        ("mmap", "ENOMEM"),
+        ("fcntl", "EPERM"),
+    ],
+)
+def test_each_call_fails(run, strace, call, errors):
+    """A refused system call is an OSError or is done without; nothing is left."""
+    program = HELPERS + """
+    for array in data, data[:100], data[::-1]:
+        try:
+            a = memfd.share(array)
+            assert (a == array).all()
+            del a
+        except OSError as error:
+            assert error.errno, error
+            del error
+        assert not left(), left()
+    """
+    for when in (1, 2, 3, 5, 8):
+        wrapper = strace(f"{call}:error={errors}:when={when}")
+        if call in ("mmap", "fcntl"):
+            wrapper += ["-P", "/memfd:uint8[9437184]"]
+        run(program, wrapper=wrapper)
+
+
+@pytest.mark.parametrize(
+    ("when", "expected"), [("1", "shared 0\n"), ("1..2", "EBUSY\n"), ("1+", "EBUSY\n")]
+)
+def test_sealing_is_refused(run, strace, when, expected):
+    """EBUSY, when a child in C holds what was copied through: once more, by writing."""
+    only = ["-P", "/memfd:uint8[9437184]"]
+
+    out = run(COPY, wrapper=strace(f"fcntl:error=EBUSY:when={when}") + only)
+    assert out == expected
+
+
+def test_a_thread_that_forks_all_the_time(run):
+    """Children forked meanwhile hold nothing that keeps an array from being sealed."""
+    run(
+        HELPERS
+        + """
+    stop = threading.Event()
+    def fork():
+        while not stop.is_set():
+            pid = os.fork()
+            if pid == 0:
+                time.sleep(0.01)
+                os._exit(0)
+            os.waitpid(pid, 0)
+    threads = [threading.Thread(target=fork) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(60):
+            a = memfd.share(data)
+            assert a.memfd.seals & 15 == 15
+        assert (a == data).all()
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+        """
+    )
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("what", ["data", "data[::-1]"])
+def test_an_interrupt_ends_a_long_copy(run, strace, huge_pages, threads, what):
+    """Ctrl-C ends a copy that goes on for seconds, and nothing is left of it."""
+    program = HELPERS + f"""
+    data = np.tile(data, 8)
+    def interrupt():
+        while not left():
+            time.sleep(0.001)
+        os.kill(os.getpid(), signal.SIGINT)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    try:
+        memfd.share({what}, huge="always", threads={threads})
+    except KeyboardInterrupt:
+        print("interrupted")
+    thread.join()
+    assert not left(), left()
+    """
+    out = run(program, wrapper=strace("madvise:delay_exit=20000"))
+    assert out == "interrupted\n"
+
+
+def test_the_source_is_held(run, strace, huge_pages):
+    """A buffer that is being copied cannot be resized."""
+    program = HELPERS + """
+    source = bytearray(data.tobytes())
+    expected = bytes(source)
+    def resize():
+        while not left():
+            time.sleep(0.001)
+        try:
+            source.clear()
+        except BufferError:
+            print("held")
+    thread = threading.Thread(target=resize)
+    thread.start()
+    f = memfd.from_bytes(source, huge="always")
+    thread.join()
+    assert f.read() == expected
+    """
+    assert run(program, wrapper=strace("madvise:delay_exit=20000")) == "held\n"
+
+
+def test_a_limit_of_file_sizes(run):
+    """Beyond RLIMIT_FSIZE: EFBIG, by every way, and nothing is left."""
+    run(
+        HELPERS
+        + """
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4 << 20, resource.RLIM_INFINITY))
+    big = np.tile(data, 5)
+    def write(data):
+        with memfd.create() as f:
+            f.write(data)
+    for call in (
+        lambda: memfd.share(data),
+        lambda: memfd.share(data, huge="never"),
+        lambda: memfd.share(data[::-1]),
+        lambda: memfd.share(big, threads=2),
+        lambda: memfd.from_bytes(data),
+        lambda: memfd.empty(9 << 20, "u1", populate=True),
+        lambda: write(data),
+    ):
+        try:
+            call()
+        except OSError as error:
+            assert error.errno == errno.EFBIG, error
+            del error
+        else:
+            raise AssertionError("no error")
+        assert not left(), left()
+    memfd.share(data[: 3 << 20])
+        """
+    )
+
+
+def test_no_address_space(run):
+    """Where there is no room to map for the copy, it is written."""
+    run(
+        HELPERS
+        + """
+    with open("/proc/self/statm") as file:
+        used = int(file.read().split()[0]) * 4096
+    limit = used + (8 << 20)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    f = memfd.from_bytes(data)
+    # Room for one mapping, and not for a second one to copy through.
+    assert f.info().huge in (0, None)
+    f.seek(0)
+    assert all(f.read(1 << 20) == data[n << 20 : n + 1 << 20].tobytes() for n in range(9))
+        """
+    )
+
+
+def test_threads_at_once(data):
+    """Several threads that copy do not disturb one another."""
+    results = {}
+
+    def share(start):
+        piece = np.frombuffer(data[start : start + 5 * MIB], np.uint8)
+        results[start] = bool((memfd.share(piece) == piece).all())
+
+    threads = [threading.Thread(target=share, args=(n * MIB,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results == {n * MIB: True for n in range(8)}
