@@ -222,7 +222,12 @@ def share(
         raise ValueError(f'order must be "K", "A", "C" or "F", got {order!r}')
     huge, threads = _fill.check(huge, threads)
     if mode == "r" and isinstance(array, Array) and _is_immutable(array):
-        ordered = order in "KA" or array.flags[order]
+        flags = array.flags
+        ordered = (
+            order in "KA"
+            or (order == "C" and flags.c_contiguous)
+            or (order == "F" and flags.f_contiguous)
+        )
         if ordered and (dtype is None or array.dtype == dtype):
             return array.view()
     source = _source.Source(array, dtype, order)
@@ -312,7 +317,7 @@ def empty(
     memfd = _file.create(_name(name, dtype, shape), size)
     try:
         _fill.fill(memfd, header)
-        _core.add_seals(memfd, _FIXED_SIZE)
+        _core.add_seal_bits(memfd, _FIXED_SIZE)
         memory = map_memory(memfd, "r+")
         if populate:
             memory._populate()

@@ -275,30 +275,7 @@ def add_seals(fd, seals, /):
     <Seal.SHRINK|GROW: 6>
     >>> os.close(fd)
     """
-    cdef int descriptor = PyObject_AsFileDescriptor(fd)
-    cdef unsigned int bits = flags_argument(seals, "seals")
-    cdef int answer, now = -1
-    with nogil:
-        answer = memfd_add_seals(descriptor, <int>bits)
-        if answer == 0:
-            now = memfd_get_seals(descriptor)
-    if now == -1:
-        error = errno.errno
-        hint = ""
-        if error == errno.EPERM:
-            sealed = memfd_get_seals(descriptor)
-            hint = (
-                "Seal.SEAL is set: no seal can be added any more"
-                if sealed != -1 and sealed & _linux.F_SEAL_SEAL
-                else f"descriptor {descriptor} is open for reading only"
-            )
-        elif error == errno.EBUSY:
-            hint = "Seal.WRITE while a writable shared mapping or a pinned page exists"
-        elif error == errno.EINVAL:
-            hint = f"descriptor {descriptor} is no memfd, or seals {bits:#x} are unknown"
-        errno.errno = error
-        raise_errno(hint)
-    return _as_seal(now)
+    return _as_seal(add_seal_bits(fd, seals))
 
 
 def get_seals(fd, /):
@@ -341,6 +318,34 @@ def get_seals(fd, /):
             else ""
         )
     return _as_seal(seals)
+
+
+def add_seal_bits(fd, seals, /):
+    """Add seals to a memfd and return all that are now set, as an int."""
+    cdef int descriptor = PyObject_AsFileDescriptor(fd)
+    cdef unsigned int bits = flags_argument(seals, "seals")
+    cdef int answer, now = -1
+    with nogil:
+        answer = memfd_add_seals(descriptor, <int>bits)
+        if answer == 0:
+            now = memfd_get_seals(descriptor)
+    if now == -1:
+        error = errno.errno
+        hint = ""
+        if error == errno.EPERM:
+            sealed = memfd_get_seals(descriptor)
+            hint = (
+                "Seal.SEAL is set: no seal can be added any more"
+                if sealed != -1 and sealed & _linux.F_SEAL_SEAL
+                else f"descriptor {descriptor} is open for reading only"
+            )
+        elif error == errno.EBUSY:
+            hint = "Seal.WRITE while a writable shared mapping or a pinned page exists"
+        elif error == errno.EINVAL:
+            hint = f"descriptor {descriptor} is no memfd, or seals {bits:#x} are unknown"
+        errno.errno = error
+        raise_errno(hint)
+    return now
 
 
 def seal_bits(fd, /):

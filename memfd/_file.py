@@ -176,7 +176,7 @@ def filled(
     f = create(name)
     try:
         fill(f, huge)
-        _core.add_seals(f, seals)
+        _core.add_seal_bits(f, seals)
     except BaseException as error:
         f.close()
         # A child that was forked in C meanwhile may hold what we copied through.

@@ -110,6 +110,7 @@ def read_header(fd: int, size: int) -> tuple[np.dtype[Any], tuple[int, ...], boo
     return dtype, shape, fortran_order, offset
 
 
+@functools.lru_cache(maxsize=256)  # whoever gets one array gets more of its kind
 def _parse(text: bytes, encoding: str) -> tuple[np.dtype[Any], tuple[int, ...], bool]:
     """Return dtype, shape and order from the text of a header, or raise ValueError."""
     try:

@@ -9,7 +9,7 @@ from memfd import _core, _fill, _npy
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import Any, SupportsIndex
+    from typing import Any
 
     import numpy.typing as npt
 
@@ -41,7 +41,7 @@ class Source:
         A copy would lose labels, masks, attributes or the sparse form.
     """
 
-    __slots__ = ("_rows", "dtype", "fortran", "shape")
+    __slots__ = ("_is_ready", "_rows", "dtype", "fortran", "shape")
 
     def __init__(
         self, array: npt.ArrayLike, dtype: npt.DTypeLike | None, order: AnyOrder
@@ -62,20 +62,25 @@ class Source:
         else:
             self.fortran = order == "F" and _npy.has_order(self.shape)
         rows = array.T if self.fortran else array
-        if array.size * self.dtype.itemsize <= _BLOCK:
-            rows = np.ascontiguousarray(rows, self.dtype)
-        self._rows = rows
+        ready = rows.flags.c_contiguous and rows.dtype == self.dtype
+        if not ready and rows.size * self.dtype.itemsize <= _BLOCK:
+            rows, source = np.zeros(rows.shape, self.dtype), rows
+            np.copyto(rows, source, casting="unsafe")
+            ready = True
+        # NumPy's types say that arrays are buffers from Python 3.12 on only.
+        self._rows: Any = rows
+        self._is_ready = ready
 
-    def fill(
-        self, memfd: Memfd, head: bytes, huge: Huge, threads: SupportsIndex
-    ) -> None:
+    def fill(self, memfd: Memfd, head: bytes, huge: Huge, threads: int) -> None:
         """Write `head` and then the array into a new memfd."""
-        if self._rows.flags.c_contiguous and self._rows.dtype == self.dtype:
+        if self._is_ready:
             _fill.fill(memfd, self._rows, head=head, huge=huge, threads=threads)
             return
         # Never a second copy of the whole: a block at a time, which stays in the cache.
+        # It begins as zeros, here as above: NumPy leaves what lies between the fields of
+        # a record as it was, and that should be nothing of ours.
         count = max(_BLOCK // self.dtype.itemsize, 1)
-        block = np.zeros(count, self.dtype)
+        block: Any = np.zeros(count, self.dtype)
         done, size = len(head), len(head) + self._rows.size * self.dtype.itemsize
         _core.set_size(memfd, size)
         with _fill.Filler(memfd, 0, size, huge) as filler:

@@ -313,7 +313,9 @@ def test_again_is_tried_again(run, strace, huge_pages):
 
 def test_slow_huge_pages_are_given_up(run, strace, huge_pages):
     """Where making huge pages takes long, most is written in ordinary ones."""
-    program = HELPERS + """
+    program = (
+        HELPERS
+        + """
     big = np.tile(data, 8)
     a = memfd.share(big)
     assert (a == big).all()
@@ -321,6 +323,7 @@ def test_slow_huge_pages_are_given_up(run, strace, huge_pages):
     a = memfd.share(big, huge="always")
     print(a.memfd.info().huge)
     """
+    )
     out = run(program, wrapper=strace("madvise:delay_exit=30000"))
 
     auto, always = map(int, out.split())
@@ -341,7 +344,9 @@ def test_slow_huge_pages_are_given_up(run, strace, huge_pages):
 )
 def test_each_call_fails(run, strace, call, errors):
     """A refused system call is an OSError or is done without; nothing is left."""
-    program = HELPERS + """
+    program = (
+        HELPERS
+        + """
     for array in data, data[:100], data[::-1]:
         try:
             a = memfd.share(array)
@@ -352,6 +357,7 @@ def test_each_call_fails(run, strace, call, errors):
             del error
         assert not left(), left()
     """
+    )
     for when in (1, 2, 3, 5, 8):
         wrapper = strace(f"{call}:error={errors}:when={when}")
         if call in ("mmap", "fcntl"):
@@ -403,7 +409,9 @@ def test_a_thread_that_forks_all_the_time(run):
 @pytest.mark.parametrize("what", ["data", "data[::-1]"])
 def test_an_interrupt_ends_a_long_copy(run, strace, huge_pages, threads, what):
     """Ctrl-C ends a copy that goes on for seconds, and nothing is left of it."""
-    program = HELPERS + f"""
+    program = (
+        HELPERS
+        + f"""
     data = np.tile(data, 8)
     def interrupt():
         while not left():
@@ -419,13 +427,16 @@ def test_an_interrupt_ends_a_long_copy(run, strace, huge_pages, threads, what):
     thread.join()
     assert not left(), left()
     """
+    )
     out = run(program, wrapper=strace("madvise:delay_exit=20000"))
     assert out == "interrupted\n"
 
 
 def test_the_source_is_held(run, strace, huge_pages):
     """A buffer that is being copied cannot be resized."""
-    program = HELPERS + """
+    program = (
+        HELPERS
+        + """
     source = bytearray(data.tobytes())
     expected = bytes(source)
     def resize():
@@ -441,6 +452,7 @@ def test_the_source_is_held(run, strace, huge_pages):
     thread.join()
     assert f.read() == expected
     """
+    )
     assert run(program, wrapper=strace("madvise:delay_exit=20000")) == "held\n"
 
 
