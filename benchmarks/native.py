@@ -1,0 +1,50 @@
+"""The C side: compiles fill.c and small.c, and calls them inside this process."""
+
+import ctypes
+import os
+import pathlib
+import subprocess
+
+HERE = pathlib.Path(__file__).parent
+MAP, WRITE, HUGE = range(3)
+
+
+class Native:
+    """Functions that return seconds, or raise OSError."""
+
+    def __init__(self, folder):
+        self._fill = _compiled("fill", folder)
+        self._fill.fill.restype = self._fill.unmap.restype = ctypes.c_double
+        self._small = _compiled("small", folder)
+
+    def fill(self, way, source, count=1, threads=1):
+        """Return what one memfd of the array `source` takes, with its teardown."""
+        address, size = ctypes.c_void_p(source.ctypes.data), source.nbytes
+        return _checked(
+            self._fill.fill(way, address, ctypes.c_size_t(size), threads, count)
+        )
+
+    def unmap(self, size):
+        """Return what unmapping memory takes whose pages were all touched."""
+        return _checked(self._fill.unmap(ctypes.c_size_t(size)))
+
+    def small(self, count):
+        """Return what create, size, map, touch, unmap, close take for 4 KiB."""
+        microseconds = (ctypes.c_double * 2)()
+        if self._small.measure(count, microseconds):
+            raise OSError("small.c failed")
+        return microseconds[1] / 1e6
+
+
+def _compiled(name, folder):
+    library = pathlib.Path(folder) / f"{name}.so"
+    flags = ["-O2", "-shared", "-fPIC", "-pthread"]
+    subprocess.run(["cc", *flags, "-o", library, HERE / f"{name}.c"], check=True)
+    return ctypes.CDLL(str(library))
+
+
+def _checked(seconds):
+    if seconds < 0:
+        number = int(-seconds)
+        raise OSError(number, os.strerror(number))
+    return seconds

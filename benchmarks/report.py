@@ -1,0 +1,151 @@
+"""Report: tables of what was measured, for people, and JSON, for programs."""
+
+import datetime
+import os
+import pathlib
+import platform
+
+import peers
+import targets
+from rounds import ratio, summary
+
+import memfd
+
+TRANSPARENT = pathlib.Path("/sys/kernel/mm/transparent_hugepage")
+TITLES = {
+    "memory": "Memory of an array in its sender and 8 readers that touched every page",
+    "overhead": "What Python adds to sharing 4 KiB",
+    "little": "Create, size, map, touch and close 4 KiB",
+    "freeze": "Freeze an array, the call alone",
+    "noncontiguous": "Share a[::2, :, ::-1], and make it contiguous first",
+    "delayed": "Share while every madvise of the process takes longer",
+    "fill": "Put an array where another process can get it, and drop it",
+    "attach": "Get an array in a second process, look at it, and drop it",
+    "workers": "Share with workers that run, until all have looked and the sender dropped",
+}
+
+
+def bytes_of(size):
+    """Write a size as a person would."""
+    for unit, factor in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if abs(size) >= factor:
+            return f"{size / factor:.4g} {unit}"
+    return f"{size:.0f} B"
+
+
+def seconds_of(seconds):
+    for unit, factor in (("s", 1), ("ms", 1e-3)):
+        if seconds >= factor:
+            return f"{seconds / factor:.3g} {unit}"
+    return f"{seconds / 1e-6:.3g} us"
+
+
+def results(run, seconds):
+    """Return all that was measured and where, as it goes into the JSON."""
+    return {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "seconds": round(seconds),
+        "quick": run.quick,
+        "machine": machine(),
+        "cases": run.cases,
+        "targets": targets.rows(run.cases),
+    }
+
+
+def machine():
+    """Return what the numbers depend on."""
+    fields = dict(
+        line.split(":", 1)
+        for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+        if ":" in line
+    )
+    names = {name.strip(): value.strip() for name, value in fields.items()}
+    versions = {kind.name: peers.version(kind) for kind in peers.PEERS}
+    return {
+        "processor": names.get("model name", platform.machine()),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "versions": {name: found for name, found in versions.items() if found}
+        | {"memfd": memfd.__version__},
+        "transparent_hugepage": setting("enabled"),
+        "shmem_enabled": setting("shmem_enabled"),
+    }
+
+
+def setting(name):
+    """Return which of the words in a file of the kernel is chosen."""
+    try:
+        return (TRANSPARENT / name).read_text().split("[")[1].split("]")[0]
+    except (OSError, IndexError):
+        return "unknown"
+
+
+def group(case, name, result):
+    """Return a table of Markdown for one size of a case."""
+    write = seconds_of if result["unit"] == "s" else bytes_of
+    base, samples = result["base"], result["samples"]
+    table = [["", "minimum", "median", "p95", "rounds", f"times {base}"]]
+    for way, values in samples.items():
+        times = ratio(samples[base], values)[0] if base in samples else None
+        count = sum(value is not None for value in values)
+        row = [way, *map(write, summary(values)), str(count)]
+        table.append([*row, "-" if times is None else f"{times:.3g}"])
+    # What is named last was not dropped silently.
+    reasons = [f"- {way}: missing: {why}" for way, why in result["missing"].items()]
+    lines = [f"### {case}: {name}", "", *aligned(table), ""]
+    return "\n".join([*lines, *reasons, ""] if reasons else lines)
+
+
+def aligned(table):
+    """Return the lines of a table whose columns have one width each."""
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    return [
+        f"| {row[0].ljust(widths[0])} | "
+        + " | ".join(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))
+        + " |"
+        for row in (table[0], rule, *table[1:])
+    ]
+
+
+def targets_table(results):
+    """Return the table of targets in Markdown."""
+    table = [["target", "bound", "reached", "of minima", "C", "memfd / C", "verdict"]]
+    for row in results["targets"]:
+        numbers = [
+            f"{row[key]:.3g}" if row.get(key) is not None else "-"
+            for key in ("reached", "of_minima", "limit", "of_limit")
+        ]
+        unit = f" {row['unit']}" if "unit" in row else ""
+        bound = f"{row['sign']} {row['bound']:.4g}{unit}"
+        verdict = row["verdict"]
+        if row.get("reason"):
+            verdict += f": {row['reason']}"
+        table.append([row["text"], bound, *numbers, verdict])
+    return "\n".join(["## Targets", "", *aligned(table), ""])
+
+
+def where(results):
+    """Return the lines that say on what machine this was."""
+    here = results["machine"]
+    versions = ", ".join(f"{name} {v}" for name, v in here["versions"].items())
+    return [
+        f"{here['processor']}, {here['cores']} cores, {bytes_of(here['memory'])}, "
+        f"Linux {here['kernel']}, Python {here['python']}.",
+        f"transparent_hugepage: enabled is `{here['transparent_hugepage']}`, "
+        f"shmem_enabled is `{here['shmem_enabled']}`.",
+        f"{versions}.",
+        f"{results['date']}, {results['seconds']} s"
+        + (", --quick: not for comparison." if results["quick"] else "."),
+    ]
+
+
+def markdown(results):
+    """Return the whole report."""
+    lines = ["# Results", "", *where(results), "", targets_table(results)]
+    for case, groups in results["cases"].items():
+        lines += [f"## {TITLES[case]}", ""]
+        lines += [group(case, name, result) for name, result in groups.items()]
+    return "\n".join(lines)
