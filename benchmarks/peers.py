@@ -15,6 +15,7 @@ import multiprocessing
 import os
 import shutil
 import tempfile
+import time
 from multiprocessing.shared_memory import SharedMemory
 
 import numpy as np
@@ -321,6 +322,7 @@ class Ray(Peer):
                 logging_level="error",
                 _temp_dir=self.folder,
             )
+            time.sleep(5)  # its processes go on starting
 
     def stop(self):
         if self.folder is not None:

@@ -9,8 +9,6 @@ import peers
 import targets
 from rounds import ratio, summary
 
-import memfd
-
 TRANSPARENT = pathlib.Path("/sys/kernel/mm/transparent_hugepage")
 TITLES = {
     "memory": "Memory of an array in its sender and 8 readers that touched every page",
@@ -60,15 +58,14 @@ def machine():
         if ":" in line
     )
     names = {name.strip(): value.strip() for name, value in fields.items()}
-    versions = {kind.name: peers.version(kind) for kind in peers.PEERS}
+    versions = {kind.distribution: peers.version(kind) for kind in peers.PEERS}
     return {
         "processor": names.get("model name", platform.machine()),
         "cores": len(os.sched_getaffinity(0)),
         "memory": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
         "kernel": platform.release(),
         "python": platform.python_version(),
-        "versions": {name: found for name, found in versions.items() if found}
-        | {"memfd": memfd.__version__},
+        "versions": {name: found for name, found in versions.items() if found},
         "transparent_hugepage": setting("enabled"),
         "shmem_enabled": setting("shmem_enabled"),
     }
@@ -86,7 +83,9 @@ def group(case, name, result):
     """Return a table of Markdown for one size of a case."""
     write = seconds_of if result["unit"] == "s" else bytes_of
     base, samples = result["base"], result["samples"]
-    table = [["", "minimum", "median", "p95", "rounds", f"times {base}"]]
+    table = [
+        ["", "minimum", "median", "p95", "rounds", f"times {base}" if base else ""]
+    ]
     for way, values in samples.items():
         times = ratio(samples[base], values)[0] if base in samples else None
         count = sum(value is not None for value in values)

@@ -83,8 +83,7 @@ class Team:
     def _prepare(self, count, *command):
         self._start()
         command, peer, look = command
-        for _, pipe in self._members[:count]:
-            pipe.send((command, peer.name, look))
+        self._send(count, (command, peer.name, look))
         self._receive(count)
 
     def _begin(self, count, command, peer, message, look):
@@ -93,21 +92,17 @@ class Team:
         return self._receive(count)
 
     def _send(self, count, message):
-        for _, pipe in self._members[:count]:
-            pipe.send(message)
+        for process, pipe in self._members[:count]:
+            with telling_death(process):
+                pipe.send(message)
 
     def _receive(self, count):
         answers = []
         for process, pipe in self._members[:count]:
             if not pipe.poll(PATIENCE):
                 raise TimeoutError(f"a worker did not answer for {PATIENCE} s")
-            try:
+            with telling_death(process):
                 answers.append(pipe.recv())
-            except (EOFError, ConnectionError):
-                process.join(5)
-                code = process.exitcode
-                died = signal.Signals(-code).name if code and code < 0 else code
-                raise RuntimeError(f"a worker died: {died}") from None
         for answer in answers:
             if isinstance(answer, str):
                 raise RuntimeError(f"in a worker: {answer}")
@@ -123,6 +118,18 @@ class Team:
             process.kill()
             process.join()
         self._members.clear()
+
+
+@contextlib.contextmanager
+def telling_death(process):
+    """Say how a worker died instead of that its pipe is broken."""
+    try:
+        yield
+    except (EOFError, ConnectionError):
+        process.join(5)
+        code = process.exitcode
+        how = signal.Signals(-code).name if code and code < 0 else f"exit code {code}"
+        raise RuntimeError(f"a worker died: {how}") from None
 
 
 def serve(pipe):
