@@ -25,6 +25,7 @@
 
 #define HUGE_PAGE ((size_t)2 << 20)
 #define HEADER 128
+#define MOST_THREADS 16
 /* A rest that does not fill a huge page gets one all the same if it has so many bytes
  * and no more than a quarter of the file is wasted. */
 #define LEAST_REST ((size_t)256 << 10)
@@ -110,10 +111,10 @@ static void *fill_part(void *given)
 static int fill_huge(struct part *whole, int threads)
 {
     size_t pages = (whole->size + HUGE_PAGE - 1) / HUGE_PAGE;
-    struct part parts[16];
-    pthread_t others[16];
-    int error = 0, running = 0;
-    if (threads > 16)
+    struct part parts[MOST_THREADS];
+    pthread_t others[MOST_THREADS];
+    int error = 0, running = 1;
+    if (threads > MOST_THREADS)
         return EINVAL;
     for (int i = 0; i < threads; i++) {
         parts[i] = *whole;
@@ -122,15 +123,18 @@ static int fill_huge(struct part *whole, int threads)
         if (parts[i].end > whole->size)
             parts[i].end = whole->size;
     }
-    for (int i = 1; i < threads && !error; i++, running = i - 1)
-        error = pthread_create(&others[i], NULL, fill_part, &parts[i]);
-    if (error && running)
-        running--;
+    while (running < threads && !error) {
+        error = pthread_create(&others[running], NULL, fill_part, &parts[running]);
+        if (!error)
+            running++;
+    }
     fill_part(&parts[0]);
-    for (int i = 1; i <= running; i++)
-        pthread_join(others[i], NULL);
-    for (int i = 0; i <= running && !error; i++)
-        error = parts[i].error;
+    for (int i = 0; i < running; i++) {
+        if (i > 0)
+            pthread_join(others[i], NULL);
+        if (!error)
+            error = parts[i].error;
+    }
     return error;
 }
 

@@ -308,20 +308,26 @@ class Ray(Peer):
         import ray
 
         self.library = ray
-        self.folder = None
+        self.folder = self.error = None
 
     def start(self):
         """Start Ray in the sender."""
+        if self.error is not None:
+            raise self.error
         if self.folder is None:
             self.folder = tempfile.mkdtemp(prefix="compare-ray-")
-            self.library.init(
-                num_cpus=os.cpu_count(),
-                object_store_memory=self.store,
-                include_dashboard=False,
-                log_to_driver=False,
-                logging_level="error",
-                _temp_dir=self.folder,
-            )
+            try:
+                self.library.init(
+                    num_cpus=os.cpu_count(),
+                    object_store_memory=self.store,
+                    include_dashboard=False,
+                    log_to_driver=False,
+                    logging_level="error",
+                    _temp_dir=self.folder,
+                )
+            except Exception as error:
+                self.error = error
+                raise
             time.sleep(5)  # its processes go on starting
 
     def stop(self):

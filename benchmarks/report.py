@@ -10,17 +10,6 @@ import targets
 from rounds import ratio, summary
 
 TRANSPARENT = pathlib.Path("/sys/kernel/mm/transparent_hugepage")
-TITLES = {
-    "memory": "Memory of an array in its sender and 8 readers that touched every page",
-    "overhead": "What Python adds to sharing 4 KiB",
-    "little": "Create, size, map, touch and close 4 KiB",
-    "freeze": "Freeze an array, the call alone",
-    "noncontiguous": "Share a[::2, :, ::-1], and make it contiguous first",
-    "delayed": "Share while every madvise of the process takes longer",
-    "fill": "Put an array where another process can get it, and drop it",
-    "attach": "Get an array in a second process, look at it, and drop it",
-    "workers": "Share with workers that run, until all have looked and the sender dropped",
-}
 
 
 def bytes_of(size):
@@ -45,6 +34,8 @@ def results(run, seconds):
         "seconds": round(seconds),
         "quick": run.quick,
         "machine": machine(),
+        "titles": run.titles,
+        "failures": run.failures,
         "cases": run.cases,
         "targets": targets.rows(run.cases),
     }
@@ -144,7 +135,9 @@ def where(results):
 def markdown(results):
     """Return the whole report."""
     lines = ["# Results", "", *where(results), "", targets_table(results)]
+    for case, why in results["failures"].items():
+        lines += [f"The case {case} failed: {why}", ""]
     for case, groups in results["cases"].items():
-        lines += [f"## {TITLES[case]}", ""]
+        lines += [f"## {results['titles'][case]}", ""]
         lines += [group(case, name, result) for name, result in groups.items()]
     return "\n".join(lines)
