@@ -27,7 +27,7 @@ import peers
 import report
 import small
 import strided
-from rounds import WARM, batch, batched, interleave
+from rounds import batch, batched, interleave
 from workers import RayTeam, Team
 
 import memfd
@@ -56,7 +56,7 @@ class Run:
     @functools.cached_property
     def data(self):
         """Random bytes, in memory that was touched."""
-        count = (256 * MIB if self.quick else GIB) // 8
+        count = (64 * MIB if self.quick else GIB) // 8
         return np.random.default_rng(0).integers(0, 2**63, count).view(np.float64)
 
     def array(self, size):
@@ -71,12 +71,12 @@ class Run:
         return self.teams[name]
 
     def measure(
-        self, case, group, ways, base, *, size, budget, unit="s", rounds=None, warm=WARM
+        self, case, group, ways, base, *, size, budget, unit="s", rounds=None, **options
     ):
         """Let the ways take turns, and keep and print what they took."""
         # A tenth is enough to see that everything works.
         budget = budget / 10 if self.quick else budget
-        samples, missing = interleave(ways, rounds or self.rounds, budget, warm)
+        samples, missing = interleave(ways, rounds or self.rounds, budget, **options)
         result = {
             "size": size,
             "unit": unit,
@@ -145,7 +145,8 @@ def memory(run):
 
     ways = run.peer_ways(size, growth)
     ways["memfd, its mappings"] = lambda: held(run, ours, run.array(size))[1]
-    group, once = name_of(size), {"unit": "B", "budget": 1, "rounds": 1, "warm": 0}
+    group, once = name_of(size), {"unit": "B", "budget": 1, "rounds": 1}
+    once |= {"warm": 0, "again": False}
     run.measure("memory", group, ways, "SharedMemory", size=size, **once)
     ways = {"memfd, its mappings": lambda: held(run, ours, run.array(odd))[1]}
     run.measure("memory", name_of(odd), ways, None, size=odd, **once)
@@ -188,7 +189,7 @@ def pss_of_memfds(pid):
 def fill(run):
     """Put an array where another process can get it, and drop it again"""
     sizes = [4 * KIB, 64 * KIB, MIB, 7 * MIB // 4, 2 * MIB, 3 * MIB, 16 * MIB]
-    sizes += [64 * MIB, 256 * MIB] + [GIB] * (not run.quick)
+    sizes += [64 * MIB] + [256 * MIB, GIB] * (not run.quick)
     target = np.ones_like(run.data)
     for size in sizes:
         array = run.array(size)
@@ -215,7 +216,7 @@ def fill(run):
             "limit: C, huge": limit(native.HUGE),
             "limit: C, huge, 2 threads": limit(native.HUGE, 2),
         }
-        budget = 4 + 40 * min(size / (256 * MIB), 1.5)
+        budget = 4 + 60 * min(size / (256 * MIB), 1.3)
         group = name_of(size)
         run.measure("fill", group, ways, "SharedMemory", size=size, budget=budget)
 
@@ -264,9 +265,8 @@ def workers(run):
                 ways = run.peer_ways(size, way)
                 budget = 4 + 16 * size / (256 * MIB)
                 run.measure(
-                    "workers", group, ways, "SharedMemory", size=size, budget=budget,
-                    warm=1,
-                )  # fmt: skip
+                    "workers", group, ways, "SharedMemory", size=size, budget=budget
+                )
 
 
 def little(run):
@@ -336,7 +336,7 @@ def delayed(run):
         }
         run.measure(
             "delayed", group, ways, 'huge="never"', size=size, budget=600,
-            rounds=rounds, warm=0,
+            rounds=rounds, warm=0, again=False,
         )  # fmt: skip
 
 

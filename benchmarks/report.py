@@ -59,6 +59,7 @@ def machine():
         "versions": {name: found for name, found in versions.items() if found},
         "transparent_hugepage": setting("enabled"),
         "shmem_enabled": setting("shmem_enabled"),
+        "page_reporting": pathlib.Path("/sys/module/page_reporting").exists(),
     }
 
 
@@ -125,7 +126,8 @@ def where(results):
         f"{here['processor']}, {here['cores']} cores, {bytes_of(here['memory'])}, "
         f"Linux {here['kernel']}, Python {here['python']}.",
         f"transparent_hugepage: enabled is `{here['transparent_hugepage']}`, "
-        f"shmem_enabled is `{here['shmem_enabled']}`.",
+        f"shmem_enabled is `{here['shmem_enabled']}`; free pages "
+        + ("may go back to a hypervisor." if here["page_reporting"] else "stay here."),
         f"{versions}.",
         f"{results['date']}, {results['seconds']} s"
         + (", --quick: not for comparison." if results["quick"] else "."),
