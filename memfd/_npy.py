@@ -99,7 +99,11 @@ def read_header(fd: int, size: int) -> tuple[np.dtype[Any], tuple[int, ...], boo
         start = os.pread(fd, begin + length, 0)
     if begin + length > min(len(start), size):
         raise ValueError(f".npy header of {length} bytes reaches past the end")
-    dtype, shape, fortran_order = _parse(start[begin : begin + length], encoding)
+    text = start[begin : begin + length]
+    # Who gets one array gets more of its kind.  Not for records, whose dtype the receiver
+    # can change (its names).
+    parse = _parse if b"[" in text else _parse_once
+    dtype, shape, fortran_order = parse(text, encoding)
     offset = begin + length
     needed = math.prod(shape) * dtype.itemsize
     if needed > size - offset:
@@ -110,7 +114,6 @@ def read_header(fd: int, size: int) -> tuple[np.dtype[Any], tuple[int, ...], boo
     return dtype, shape, fortran_order, offset
 
 
-@functools.lru_cache(maxsize=256)  # whoever gets one array gets more of its kind
 def _parse(text: bytes, encoding: str) -> tuple[np.dtype[Any], tuple[int, ...], bool]:
     """Return dtype, shape and order from the text of a header, or raise ValueError."""
     try:
@@ -133,6 +136,9 @@ def _parse(text: bytes, encoding: str) -> tuple[np.dtype[Any], tuple[int, ...], 
     except Exception as error:  # whatever hostile text makes the parsers raise
         raise ValueError(f".npy header is not valid: {str(error)[:200]}") from None
     return dtype, shape, fortran_order
+
+
+_parse_once = functools.lru_cache(maxsize=256)(_parse)
 
 
 def _comes_back(dtype: np.dtype[Any]) -> bool:

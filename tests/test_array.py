@@ -614,3 +614,11 @@ def test_without_numpy(run, tmp_path):
         """,
         str(tmp_path),
     )
+
+
+def test_a_received_dtype_is_nobody_elses():
+    """Who renames the fields of a received array changes no other array."""
+    f = memfd.share(np.zeros(3, [("x", "f4"), ("y", "i2")])).memfd
+
+    memfd.attach(f).dtype.names = ("a", "b")
+    assert memfd.attach(f).dtype.names == ("x", "y")
