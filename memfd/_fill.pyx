@@ -80,6 +80,7 @@ cdef class Filler:
 
     def __cinit__(self, fd, start, end, huge="auto", alone=True):
         cdef off_t begin = size_argument(start, "start")
+        cdef bint made
         self._fd = PyObject_AsFileDescriptor(fd)
         self._end = size_argument(end, "end")
         self._always = huge == "always"
@@ -93,19 +94,38 @@ cdef class Filler:
             self._limit = self._first
             return
         self._costs.total = self._length = self._limit - self._first
-        self._costs.tolerance = 1.2  # readers gain so much that a little may be lost
-        # The GIL stays: no thread of Python's may fork before MADV_DONTFORK, or its child
-        # would keep a writable mapping and nobody could seal.
+        self._costs.tolerance = 1.1  # readers gain so much that a little may be lost
+        if self._alone and self._length >= _pages.MANY:
+            # First see what a huge page takes, through a mapping that harms nobody.
+            self._alone = False
+            self._map()
+            with nogil:
+                made = self._limit > self._first and self._begin_page(b"\0", 1)
+            if not made:
+                self.close()
+            elif not _pages.is_slow(&self._costs):
+                munmap(self._at, self._length)
+                self._alone = True
+                self._map()
+        else:
+            self._map()
+
+    cdef int _map(self) except -1:
+        """Map what shall be huge pages; where that fails all is written."""
         self._at = _pages.place(
             self._fd, self._length,
             PROT_READ | PROT_WRITE if self._alone else PROT_READ,
             MAP_SHARED if self._alone else MAP_PRIVATE,
             self._first, self._huge,
         )
-        if self._at == NULL:
-            self._limit = self._first
-        elif _pages.madvise(self._at, self._length, MADV_DONTFORK) == -1:
-            self.close()
+        # The GIL stays until here: a child that a thread of Python's forks now would keep
+        # a writable mapping, and nobody could seal.
+        if self._at != NULL and (
+            not self._alone
+            or _pages.madvise(self._at, self._length, MADV_DONTFORK) == 0
+        ):
+            return 0
+        return self.close()
 
     def __dealloc__(self):
         if self._at != NULL:
@@ -117,7 +137,7 @@ cdef class Filler:
     def __exit__(self, *exc_info):
         self.close()
 
-    def close(self):
+    cpdef int close(self) except -1:
         """Unmap; what is written from now on goes into ordinary pages."""
         cdef char *at = self._at
         self._at = NULL
@@ -125,6 +145,7 @@ cdef class Filler:
         if at != NULL:
             with nogil:
                 munmap(at, self._length)
+        return 0
 
     def stop(self):
         """Let a `write` in another thread end at its next step."""
@@ -203,7 +224,11 @@ cdef class Filler:
             ):
                 return False
             _pages.note(&self._costs, 0, begin)
-        self._ready += self._huge
+            self._ready += self._huge
+        elif self._costs.is_sample:
+            self._ready += self._huge
+        else:
+            self._ready += _pages.smaller(_pages.COPY_STEP, self._limit - self._ready)
         return True
 
 

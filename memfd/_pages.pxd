@@ -19,7 +19,7 @@ cdef extern from "sys/mman.h" nogil:
 
 cdef enum:
     COPY_STEP = 16 << 20  # bytes after which signals are looked at
-    _MANY = 64 << 20  # bytes in so many huge pages that one does not count
+    MANY = 64 << 20  # bytes in so many huge pages that one does not count
     _LEAST_REST = 256 << 10  # a rest below that is quicker in ordinary pages
 
 
@@ -127,19 +127,24 @@ cdef struct Costs:
     bint is_huge, is_sample  # what the current page is
 
 
+cdef inline bint is_slow(const Costs *costs) noexcept nogil:
+    """Tell whether the current page took longer than usual."""
+    return costs.last > 1e-3
+
+
 cdef inline bint next_is_huge(Costs *costs, char *at, size_t huge) noexcept nogil:
     """Say whether the page at `at` should be a huge one."""
-    cdef bint was_sample = costs.is_sample, is_slow = costs.last > 1e-3
+    cdef bint was_sample = costs.is_sample, slow = is_slow(costs)
     cdef double begin, rate, lost
     if costs.huge_size == 0:
         costs.is_huge = True
     elif costs.ordinary_size == 0:
         # One ordinary page to compare with, where there are many or it took long.
-        costs.is_huge = not is_slow and costs.total < _MANY
+        costs.is_huge = not slow and costs.total < MANY
         costs.is_sample = not costs.is_huge
     else:
         costs.is_sample = (
-            costs.is_huge and is_slow and costs.ordinary_size * 32 <= costs.huge_size
+            costs.is_huge and slow and costs.ordinary_size * 32 <= costs.huge_size
         )
         rate = costs.ordinary / costs.ordinary_size
         lost = costs.huge - costs.tolerance * rate * costs.huge_size

@@ -287,7 +287,7 @@ COPY = (
 
 
 @pytest.mark.parametrize("error", ["EINVAL", "ENOMEM", "EBUSY", "EAGAIN"])
-@pytest.mark.parametrize("when", ["1", "2", "3", "2..3", "4", "5", "1+"])
+@pytest.mark.parametrize("when", ["1", "2", "3", "2..3", "1+", "2+", "3+", "4+"])
 def test_madvise_fails(run, strace, reason, error, when):
     """Where the kernel refuses a huge page the rest is written, and all bytes are right."""
     out = run(COPY, wrapper=strace(f"madvise:error={error}:when={when}"), env=QUIET)
@@ -297,9 +297,9 @@ def test_madvise_fails(run, strace, reason, error, when):
     if reason:
         return
     # The first call is MADV_DONTFORK, without which nothing is mapped for writing.
-    if when in ("1", "1+"):
+    if when in ("1", "1+") or (when == "2" and error != "EAGAIN"):
         assert int(huge) == 0
-    elif error != "EAGAIN" or when == "2..3":
+    elif when[-1] == "+":
         assert int(huge) <= (int(when[0]) - 2) * HUGE
 
 
