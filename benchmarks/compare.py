@@ -234,7 +234,13 @@ def attach(run):
                 handles.append((peer, handle))
                 return run.guarded(peer, lambda: team.time(peer, handle, look))
 
-            ways = run.peer_ways(size, way)
+            def limit(kind, size=size, look=look):
+                return lambda: run.native.look(kind, run.array(size), look == "read")
+
+            ways = run.peer_ways(size, way) | {
+                "limit: C, write": limit(native.WRITE),
+                "limit: C, huge": limit(native.HUGE),
+            }
             group = f"{name_of(size)}, {look}"
             budget = 4 + 10 * size / (256 * MIB)
             try:

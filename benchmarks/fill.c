@@ -237,3 +237,50 @@ double unmap(size_t size)
     close(fd);
     return error ? -error : seconds;
 }
+
+/* Return the seconds that it takes to map a filled memfd, touch every page, or read
+ * every byte, and unmap it; or -errno.  `way` says what kind of pages it has. */
+double look(int way, const char *source, size_t size, int every)
+{
+    struct part part = {.source = source, .size = HEADER + size, .end = HEADER + size};
+    size_t reach = (part.size + HUGE_PAGE - 1) & ~(HUGE_PAGE - 1);
+    uint64_t sum = 0;
+    double seconds = 0;
+    int error;
+    part.fd = memfd_create("look", MFD_CLOEXEC);
+    if (part.fd == -1)
+        return -errno;
+    char *whole = mmap(NULL, reach + HUGE_PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS,
+                       -1, 0);
+    char *at = (char *)(((uintptr_t)whole + HUGE_PAGE - 1) & ~(HUGE_PAGE - 1));
+    error = whole == MAP_FAILED || ftruncate(part.fd, part.size) == -1 ? errno : 0;
+    if (!error && way == HUGE) {
+        part.at = mmap(at, reach, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
+                       part.fd, 0);
+        error = part.at == MAP_FAILED ? errno : fill_huge(&part, 1);
+    } else if (!error) {
+        error = write_part(&part, 0);
+    }
+    if (whole != MAP_FAILED)
+        munmap(whole, reach + HUGE_PAGE);
+    if (!error) {
+        double start = now();
+        whole = mmap(NULL, reach + HUGE_PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS,
+                     -1, 0);
+        at = (char *)(((uintptr_t)whole + HUGE_PAGE - 1) & ~(HUGE_PAGE - 1));
+        at = mmap(at, reach, PROT_READ, MAP_PRIVATE | MAP_FIXED, part.fd, 0);
+        if (at == MAP_FAILED)
+            error = errno;
+        else if (every)
+            for (size_t i = 0; i < part.size / 8; i++)
+                sum += ((const uint64_t *)at)[i];
+        else
+            for (size_t i = 0; i < part.size; i += 4096)
+                sum += *(const volatile char *)(at + i);
+        munmap(whole, reach + HUGE_PAGE);
+        seconds = now() - start;
+    }
+    close(part.fd);
+    /* The sum is used, so that the compiler keeps it. */
+    return error ? -error : seconds + (sum == 1) * 1e-12;
+}

@@ -14,7 +14,8 @@ class Native:
 
     def __init__(self, folder):
         self._fill = _compiled("fill", folder)
-        self._fill.fill.restype = self._fill.unmap.restype = ctypes.c_double
+        for function in (self._fill.fill, self._fill.look, self._fill.unmap):
+            function.restype = ctypes.c_double
         self._small = _compiled("small", folder)
 
     def fill(self, way, source, count=1, threads=1):
@@ -22,6 +23,13 @@ class Native:
         address, size = ctypes.c_void_p(source.ctypes.data), source.nbytes
         return _checked(
             self._fill.fill(way, address, ctypes.c_size_t(size), threads, count)
+        )
+
+    def look(self, way, source, every):
+        """Return what mapping such a memfd, looking at it and unmapping it takes."""
+        address, size = ctypes.c_void_p(source.ctypes.data), source.nbytes
+        return _checked(
+            self._fill.look(way, address, ctypes.c_size_t(size), int(every))
         )
 
     def unmap(self, size):

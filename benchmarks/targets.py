@@ -33,7 +33,7 @@ class Target(typing.NamedTuple):
         limits = [
             ratio(samples[self.over], samples[name])[0]
             for name in ("limit: C, write", "limit: C, huge")
-            if name in samples and self.case == "fill"
+            if name in samples and self.case in ("fill", "attach")
         ]
         if limits:
             row |= {"limit": max(limits), "of_limit": reached / max(limits)}

@@ -275,7 +275,8 @@ def add_seals(fd, seals, /):
     <Seal.SHRINK|GROW: 6>
     >>> os.close(fd)
     """
-    return _as_seal(add_seal_bits(fd, seals))
+    add_seal_bits(fd, seals)
+    return get_seals(fd)
 
 
 def get_seals(fd, /):
@@ -321,15 +322,13 @@ def get_seals(fd, /):
 
 
 def add_seal_bits(fd, seals, /):
-    """Add seals to a memfd and return all that are now set, as an int."""
+    """Add seals to a memfd; `add_seals` says what can go wrong."""
     cdef int descriptor = PyObject_AsFileDescriptor(fd)
     cdef unsigned int bits = flags_argument(seals, "seals")
-    cdef int answer, now = -1
+    cdef int answer
     with nogil:
         answer = memfd_add_seals(descriptor, <int>bits)
-        if answer == 0:
-            now = memfd_get_seals(descriptor)
-    if now == -1:
+    if answer == -1:
         error = errno.errno
         hint = ""
         if error == errno.EPERM:
@@ -345,7 +344,6 @@ def add_seal_bits(fd, seals, /):
             hint = f"descriptor {descriptor} is no memfd, or seals {bits:#x} are unknown"
         errno.errno = error
         raise_errno(hint)
-    return now
 
 
 def seal_bits(fd, /):
