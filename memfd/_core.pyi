@@ -1,7 +1,10 @@
-from typing import SupportsIndex
+import io
+from typing import SupportsIndex, TypeVar
 
 from memfd._seal import Seal
 from memfd._types import HasFileno, Name
+
+_File = TypeVar("_File", bound=io.FileIO)
 
 __version__: str
 NAME_MAX: int
@@ -44,10 +47,11 @@ def get_size(fd: int | HasFileno, /) -> int: ...
 def is_hugetlb(fd: int | HasFileno, /) -> bool: ...
 def check_size(value: SupportsIndex, /, argument: str = "size") -> int: ...
 def new(
+    cls: type[_File],
     name: Name,
     size: SupportsIndex,
     flags: int,
     mode: int,
     sealable: bool,
     /,
-) -> int: ...
+) -> _File: ...

@@ -7,6 +7,7 @@ Each has a C function without the GIL (in the .pxd, for other packages too) and 
 function beside it.  This is the only file that turns errno into exceptions with advice.
 """
 
+import io
 import os
 
 from cpython.object cimport PyObject_AsFileDescriptor
@@ -27,6 +28,8 @@ cdef extern from "Python.h":
     bytes PyUnicode_EncodeFSDefault(object text)
 
 __version__ = MEMFD_VERSION.decode()
+
+_new_file, _init_file = io.FileIO.__new__, io.FileIO.__init__
 
 cdef enum:
     _NAME_MAX = 249  # bytes; the kernel puts "memfd:" before it and allows 255
@@ -219,20 +222,31 @@ cdef int _careful(
     return -1
 
 
-def new(name, size, flags, mode, sealable, /):
-    """Create carefully and return the descriptor; `memfd.create` gives it an owner."""
+def new(cls, name, size, flags, mode, sealable, /):
+    """Create carefully and return a `cls`, a kind of FileIO, that owns the descriptor.
+
+    No Python code runs between the two, so a signal handler that raises leaves nothing.
+    """
     cdef bytes encoded = _encoded(name)
+    cdef str text = name if type(name) is str else os.fsdecode(name)
     cdef const char *label = encoded
     cdef unsigned int bits = flags
     cdef mode_t permissions = mode
     cdef off_t length = size_argument(size)
     cdef bint may_seal = sealable
     cdef int fd
+    file = _new_file(cls)
     with nogil:
         fd = _careful(label, bits, permissions, length, may_seal)
     if fd == -1:
         _raise_create(bits)
-    return fd
+    try:
+        _init_file(file, fd, "r+b")
+    except BaseException:
+        close(fd)
+        raise
+    file.name = text
+    return file
 
 
 def add_seals(fd, seals, /):

@@ -114,8 +114,8 @@ def create(
                     f"got {hugetlb!r}"
                 )
             flags |= _HUGETLB_SIZES[hugetlb]
-    fd = _core.new(name, size, flags, 0o755 if executable else 0o644, sealable)
-    return _own(fd, name)
+    mode = 0o755 if executable else 0o644
+    return _core.new(Memfd, name, size, flags, mode, sealable)
 
 
 def from_bytes(
@@ -501,7 +501,14 @@ class Memfd(io.FileIO):
             raise ValueError(f'mode must be "r" or "r+", got {mode!r}')
         access = os.O_RDONLY if mode == "r" else os.O_RDWR
         fd = os.open(self.path, access | os.O_CLOEXEC | os.O_NONBLOCK)
-        return _own(fd, self.name, mode + "b")
+        try:
+            f = _new_file(Memfd)
+            _init_file(f, fd, mode + "b")
+        except BaseException:
+            os.close(fd)
+            raise
+        f.name = self.name
+        return f
 
     def mmap(
         self,
@@ -700,18 +707,6 @@ def readable(size: float) -> str:
         if size < 1024:
             break
     return f"{size:.4g} {unit}"
-
-
-def _own(fd: int, name: Name, mode: str = "r+b") -> Memfd:
-    """Give a descriptor that was made here to a new Memfd, or close it."""
-    try:
-        f = _new_file(Memfd)
-        _init_file(f, fd, mode)
-        f.name = name if type(name) is str else os.fsdecode(name)
-    except BaseException:
-        os.close(fd)
-        raise
-    return f
 
 
 def _copy(fd: int, size: int) -> Memfd:

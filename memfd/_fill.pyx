@@ -15,7 +15,6 @@ from cpython.object cimport PyObject_AsFileDescriptor
 from libc.string cimport memcpy
 from posix.mman cimport MAP_PRIVATE, MAP_SHARED, PROT_READ, PROT_WRITE, munmap
 from posix.types cimport off_t
-from posix.unistd cimport _SC_PAGESIZE, sysconf
 
 cimport memfd._pages as _pages
 
@@ -52,7 +51,7 @@ def check(huge, threads=1, /):
 cdef class Filler:
     """Filler(fd, start, end, huge="auto", alone=True)
 
-    Fills a part of a memfd from front to back.
+    Fills a part of a memfd from front to back; gaps stay zero.
 
     Parameters
     ----------
@@ -64,9 +63,9 @@ cdef class Filler:
         Huge pages where they are quicker; as many as can be had, also where that takes
         more time and memory; none.
     alone : bool, optional
-        Nobody else has the file, and it is `end` bytes long already: bytes can be copied
-        through a mapping.  Else a mapping only serves to make the pages, since whoever
-        shrinks the file would kill us while we store into it.
+        Nobody else has the file, which is zero and `end` bytes long already: bytes can be
+        copied through a mapping.  Else a mapping only serves to make the pages, since
+        whoever shrinks the file would kill us while we store into it.
     """
 
     cdef int _fd
@@ -100,7 +99,7 @@ cdef class Filler:
             self._alone = False
             self._map()
             with nogil:
-                made = self._limit > self._first and self._begin_page(b"\0", 1)
+                made = self._limit > self._first and self._begin_page()
             if not made:
                 self.close()
             elif not _pages.is_slow(&self._costs):
@@ -190,11 +189,12 @@ cdef class Filler:
                 if _pages.write_all(self._fd, data, piece, offset) == -1:
                     return -1
             else:
-                if offset >= self._ready and not self._begin_page(data, size):
-                    self._limit = self._ready
+                if offset >= self._ready:
+                    if not self._begin_page():
+                        self._limit = self._ready
                     continue
                 piece = _pages.smaller(size, self._ready - offset)
-                begin = _pages.seconds()
+                begin = _pages.seconds(_pages.CLOCK_MONOTONIC)
                 if self._alone and self._costs.is_huge:
                     memcpy(self._at + (offset - self._first), data, piece)
                 elif _pages.write_all(self._fd, data, piece, offset) == -1:
@@ -205,22 +205,24 @@ cdef class Filler:
             offset += piece
         return 0
 
-    cdef bint _begin_page(self, const char *data, size_t size) noexcept nogil:
-        """Make the next huge page, which begins with `data`, or let it be written.
+    cdef bint _begin_page(self) noexcept nogil:
+        """Make the next huge page, or let it be written.
 
         False: no more huge pages can be had.
         """
         cdef char *at = self._at + (self._ready - self._first)
         cdef double begin
-        if _pages.next_is_huge(&self._costs, at, self._huge) or self._always:
+        if self._always:
             self._costs.is_huge = True
-            # One page has to be there.  A store would be killed where memory is short;
-            # and a page that is written whole is not zeroed first.
-            size = _pages.smaller(size, sysconf(_SC_PAGESIZE))
-            begin = _pages.seconds()
+        else:
+            _pages.next_is_huge(&self._costs, at, self._huge)
+        if self._costs.is_huge:
+            begin = _pages.seconds(_pages.CLOCK_MONOTONIC)
+            # A small page has to be there.  Not by a store into the mapping, which would
+            # kill us where there is no memory.
             if (
-                _pages.write_all(self._fd, data, size, self._ready) == -1
-                or _pages.collapse(at, self._huge) == -1
+                _pages.write_all(self._fd, b"\0", 1, self._ready) == -1
+                or _pages.make_huge(&self._costs, at, self._huge) == -1
             ):
                 return False
             _pages.note(&self._costs, 0, begin)
@@ -269,21 +271,25 @@ def _fill_in_threads(fd, head, data, start, end, huge, alone, parts):
         Filler(fd, begin, stop, huge, alone)
         for begin, stop in zip(bounds, bounds[1:], strict=False)
     ]
-    fillers[0].write(head, start)
     begins = [max(bound - start - len(head), 0) for bound in bounds]
-    with ThreadPoolExecutor(parts) as pool:
-        try:
-            for done in [
-                pool.submit(filler.write, data, start + len(head) + begin, begin, stop)
-                for filler, begin, stop in zip(fillers, begins, begins[1:], strict=False)
-            ]:
-                done.result()
-        except BaseException:
-            for filler in fillers:
-                filler.stop()
-            raise
-    for filler in fillers:
-        filler.close()
+    try:
+        fillers[0].write(head, start)
+        with ThreadPoolExecutor(parts) as pool:
+            try:
+                for done in [
+                    pool.submit(filler.write, data, start + len(head) + begin, begin, end)
+                    for filler, begin, end in zip(
+                        fillers, begins, begins[1:], strict=False
+                    )
+                ]:
+                    done.result()
+            except BaseException:
+                for filler in fillers:
+                    filler.stop()
+                raise
+    finally:
+        for filler in fillers:
+            filler.close()
 
 
 def fill(fd, data, offset=0, /, *, head=b"", huge="auto", threads=1, alone=True):

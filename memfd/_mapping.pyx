@@ -185,11 +185,11 @@ cdef bint _populate_next(
     False: that cannot be done.
     """
     cdef bint is_huge = _pages.next_is_huge(costs, at, huge)
-    cdef double begin = _pages.seconds()
+    cdef double begin = _pages.seconds(_pages.CLOCK_MONOTONIC)
     # One page has to be there before it can be made huge.
     if _populate(at, 1 if is_huge else huge) == -1:
         return False
-    if is_huge and _pages.collapse(at, huge) == -1:
+    if is_huge and _pages.make_huge(costs, at, huge) == -1:
         return False
     _pages.note(costs, huge, begin)
     return True

@@ -8,7 +8,9 @@ from posix.mman cimport (
     MAP_ANONYMOUS, MAP_FAILED, MAP_FIXED, MAP_NORESERVE, MAP_PRIVATE, PROT_NONE, mmap,
     munmap,
 )
-from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
+from posix.time cimport (
+    CLOCK_MONOTONIC, CLOCK_THREAD_CPUTIME_ID, clock_gettime, clockid_t, timespec,
+)
 from posix.types cimport off_t
 from posix.unistd cimport pwrite
 
@@ -108,19 +110,20 @@ cdef inline int collapse(char *at, size_t huge) noexcept nogil:
     return madvise(at, huge, _linux.MADV_COLLAPSE)
 
 
-cdef inline double seconds() noexcept nogil:
+cdef inline double seconds(clockid_t clock) noexcept nogil:
     cdef timespec now
-    clock_gettime(CLOCK_MONOTONIC, &now)
+    clock_gettime(clock, &now)
     return now.tv_sec + now.tv_nsec * 1e-9
 
 
 # --- whether huge pages are worth it -------------------------------------------------
 
 # Making a huge page takes no bounded time: where memory is fragmented the kernel moves
-# other pages first.  So the time of both kinds is kept, and where huge pages turn out to
-# be clearly slower, ordinary pages are made until that has changed.
+# other pages first, and waits.  So the time of both kinds is kept, and where huge pages
+# turn out to be clearly slower, ordinary pages are made until that has changed.
 cdef struct Costs:
     double huge, ordinary  # seconds in all
+    double waited  # seconds of `huge` in which the kernel made no use of the processor
     double last, slowest  # seconds of the current page, and of the slowest huge one
     double tolerance  # how many times longer huge pages may take
     size_t huge_size, ordinary_size, total  # bytes
@@ -132,10 +135,22 @@ cdef inline bint is_slow(const Costs *costs) noexcept nogil:
     return costs.last > 1e-3
 
 
+cdef inline bint is_worth_it(const Costs *costs) noexcept nogil:
+    """Tell whether huge pages cost little enough more than ordinary ones."""
+    cdef double rate = costs.ordinary / costs.ordinary_size
+    cdef double lost = costs.huge - costs.tolerance * rate * costs.huge_size
+    cdef double limit = rate * costs.total
+    # Work is not lost: memory that was brought together, or back from a hypervisor, is
+    # there for the next huge page.  Waiting is.
+    if costs.waited * 4 > lost:
+        limit /= 8
+    return lost < 4e-3 or lost + costs.slowest < limit
+
+
 cdef inline bint next_is_huge(Costs *costs, char *at, size_t huge) noexcept nogil:
     """Say whether the page at `at` should be a huge one."""
     cdef bint was_sample = costs.is_sample, slow = is_slow(costs)
-    cdef double begin, rate, lost
+    cdef double begin
     if costs.huge_size == 0:
         costs.is_huge = True
     elif costs.ordinary_size == 0:
@@ -146,23 +161,30 @@ cdef inline bint next_is_huge(Costs *costs, char *at, size_t huge) noexcept nogi
         costs.is_sample = (
             costs.is_huge and slow and costs.ordinary_size * 32 <= costs.huge_size
         )
-        rate = costs.ordinary / costs.ordinary_size
-        lost = costs.huge - costs.tolerance * rate * costs.huge_size
-        # A fifth of the whole may be lost by trying, and a moment at any size.
-        costs.is_huge = not costs.is_sample and (
-            lost < 4e-3 or lost + costs.slowest < rate * (costs.total / 5)
-        )
-        if costs.is_huge and was_sample and costs.huge < rate * costs.huge_size:
-            begin = seconds()
-            collapse(at - huge, huge)
+        costs.is_huge = not costs.is_sample and is_worth_it(costs)
+        if costs.is_huge and was_sample:
+            begin = seconds(CLOCK_MONOTONIC)
+            make_huge(costs, at - huge, huge)
             note(costs, 0, begin)
     costs.last = 0
     return costs.is_huge
 
 
+cdef inline int make_huge(Costs *costs, char *at, size_t huge) noexcept nogil:
+    """As `collapse`, and add how long it waited."""
+    cdef double begin = seconds(CLOCK_MONOTONIC)
+    cdef double used = seconds(CLOCK_THREAD_CPUTIME_ID)
+    cdef int answer = collapse(at, huge)
+    cdef int error = errno.errno
+    used = seconds(CLOCK_THREAD_CPUTIME_ID) - used
+    costs.waited += seconds(CLOCK_MONOTONIC) - begin - used
+    errno.errno = error
+    return answer
+
+
 cdef inline void note(Costs *costs, size_t size, double begin) noexcept nogil:
     """Add what `size` bytes have taken since `begin`."""
-    cdef double took = seconds() - begin
+    cdef double took = seconds(CLOCK_MONOTONIC) - begin
     costs.last += took
     if costs.is_huge:
         costs.huge += took

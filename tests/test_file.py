@@ -633,3 +633,31 @@ def test_sealed_needs_no_copy():
     fd = sealed()
     with Memfd.from_fd(fd, copy=True) as f:
         assert f.fileno() == fd
+
+
+def test_a_signal_handler_that_raises_leaves_no_descriptor(run):
+    """However soon after its creation an exception comes, the memfd is closed."""
+    run(
+        """
+        import os, signal, sys
+        import memfd
+
+        class Stop(Exception):
+            pass
+
+        def stop(*_):
+            raise Stop
+
+        signal.signal(signal.SIGALRM, stop)
+        before = len(os.listdir("/proc/self/fd"))
+        stopped = 0
+        while stopped < 300:
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 0.0003)
+                for _ in range(1000):  # an exception in close() at its end is lost
+                    memfd.create("f", 4096)
+            except Stop:
+                stopped += 1
+        assert len(os.listdir("/proc/self/fd")) == before, os.listdir("/proc/self/fd")
+        """
+    )

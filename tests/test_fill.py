@@ -204,6 +204,27 @@ def test_filler_takes_a_part_of_a_buffer(f):
     assert f.read(6) == b"\0\0\0cd\0"
 
 
+@pytest.mark.parametrize("huge", ["auto", "always", "never"])
+def test_filler_leaves_gaps(data, huge):
+    """What is not written stays zero, also where it begins or spans a huge page."""
+    places = [
+        (5, 1000),
+        (HUGE - 7, 20),
+        (3 * HUGE + 9, HUGE),
+        (7 * HUGE, 1),
+        (9 * HUGE, 3),
+    ]
+    end = 9 * HUGE + 3
+    expected = bytearray(end)
+
+    with memfd.create(size=end) as f:
+        with _fill.Filler(f, 0, end, huge) as filler:
+            for start, size in places:
+                filler.write(data, start, start, start + size)
+                expected[start : start + size] = data[start : start + size]
+        assert same(f.read(), expected)
+
+
 # --- large writes -------------------------------------------------------------------
 
 
