@@ -139,12 +139,10 @@ cdef inline bint is_worth_it(const Costs *costs) noexcept nogil:
     """Tell whether huge pages cost little enough more than ordinary ones."""
     cdef double rate = costs.ordinary / costs.ordinary_size
     cdef double lost = costs.huge - costs.tolerance * rate * costs.huge_size
-    cdef double limit = rate * costs.total
     # Work is not lost: memory that was brought together, or back from a hypervisor, is
-    # there for the next huge page.  Waiting is.
-    if costs.waited * 4 > lost:
-        limit /= 8
-    return lost < 4e-3 or lost + costs.slowest < limit
+    # there for the next huge page, and both kinds in turn undo that.  Waiting is lost.
+    cdef double limit = 3 if costs.waited * 4 < lost else 0.125
+    return lost < 4e-3 or lost + costs.slowest < limit * rate * costs.total
 
 
 cdef inline bint next_is_huge(Costs *costs, char *at, size_t huge) noexcept nogil:
@@ -162,7 +160,7 @@ cdef inline bint next_is_huge(Costs *costs, char *at, size_t huge) noexcept nogi
             costs.is_huge and slow and costs.ordinary_size * 32 <= costs.huge_size
         )
         costs.is_huge = not costs.is_sample and is_worth_it(costs)
-        if costs.is_huge and was_sample:
+        if costs.is_huge and was_sample and costs.slowest < 1e-3:
             begin = seconds(CLOCK_MONOTONIC)
             make_huge(costs, at - huge, huge)
             note(costs, 0, begin)
