@@ -63,9 +63,11 @@ if TYPE_CHECKING:
         zeros_like,
     )
     from memfd._seal import Seal, SealError
+    from memfd._socket import recv, recv_array, send
 
 # Loaded on first use: what they need would make ``import memfd`` slow.
 _SEAL_NAMES = ("Seal", "SealError")
+_SOCKET_NAMES = ("recv", "recv_array", "send")
 _NUMPY_NAMES = (
     "Array",
     "attach",
@@ -127,6 +129,9 @@ __all__ = [
     "get_seals",
     "get_size",
     "memfd_create",
+    "recv",
+    "recv_array",
+    "send",
     "set_size",
     "share",
     "unmap",
@@ -162,6 +167,10 @@ if not TYPE_CHECKING:  # else every misspelt name would pass
             from memfd import _seal
 
             globals().update({name: getattr(_seal, name) for name in _SEAL_NAMES})
+        elif name in _SOCKET_NAMES:
+            from memfd import _socket
+
+            globals().update({name: getattr(_socket, name) for name in _SOCKET_NAMES})
         elif name in _NUMPY_NAMES:
             try:
                 arrays = _reduction.load_arrays()
@@ -179,4 +188,4 @@ if not TYPE_CHECKING:  # else every misspelt name would pass
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_SEAL_NAMES, *_NUMPY_NAMES})
+    return sorted({*globals(), *_SEAL_NAMES, *_SOCKET_NAMES, *_NUMPY_NAMES})

@@ -695,6 +695,20 @@ def _attach(memfd: Memfd, mode: Mode) -> Array:
     return view(memory, dtype, shape, offset, order="F" if fortran else "C")
 
 
+def locate(array: npt.NDArray[Any]) -> tuple[Memfd, bytes]:
+    """Return the memfd of an Array, and text that says where in it the array lies."""
+    _, memfd, offset = _memory_and_place(array)
+    return memfd, _npy.view_text(array.dtype, array.shape, array.strides, offset)
+
+
+def open_view(memfd: Memfd, mode: Mode, text: bytes | None) -> Array:
+    """Open the view that hostile `text` tells of a memfd that was checked, or all of it."""
+    if text is None:
+        return _attach(memfd, mode)
+    dtype, shape, strides, offset = _npy.read_view(text, memfd.size)
+    return view(map_memory(memfd, mode), dtype, shape, offset, strides)
+
+
 def _memory_and_place(array: npt.NDArray[Any]) -> tuple[Memory, Memfd, int]:
     """Return the Memory of an Array, its memfd, which is open, and where it lies."""
     memory = memory_of(array) if isinstance(array, np.ndarray) else None

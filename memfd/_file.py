@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     from memfd._info import Info
+    from memfd._message import Descriptors
     from memfd._seal import Seal
     from memfd._types import Huge, Mode, Name
 
@@ -672,6 +673,35 @@ def adopt(fd: int, cls: type[Memfd] = Memfd) -> Memfd:
     f.name = name
     f._foreign = True
     os.set_inheritable(fd, False)
+    return f
+
+
+def adopt_owned(
+    descriptors: Descriptors,
+    *,
+    require: Seal | int | None = _core.IMMUTABLE,
+    max_size: SupportsIndex | None = None,
+    dense: bool = True,
+    copy: bool = False,
+    hugetlb: bool = False,
+) -> Memfd:
+    """Own the one descriptor in `descriptors` after `Memfd.from_fd`'s checks."""
+    fd = descriptors[0]
+    size, must_copy = _foreign.check(
+        fd,
+        require=require,
+        max_size=max_size,
+        dense=dense,
+        hugetlb=hugetlb,
+        copy=copy,
+    )
+    if must_copy:
+        return _copy(fd, size)
+    access = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE
+    name = _foreign.label(fd)
+    f = descriptors.take(Memfd, "rb" if access == os.O_RDONLY else "r+b")
+    f.name = name
+    f._foreign = True
     return f
 
 

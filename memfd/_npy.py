@@ -21,6 +21,19 @@ if TYPE_CHECKING:
 
 # numpy.load refuses longer headers too: parsing one can exhaust the interpreter.
 _MAX_HEADER = 10_000
+# What hostile text makes the parsers raise; not what a signal handler does.
+_HOSTILE = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    RecursionError,
+    SyntaxError,
+    SystemError,
+    TypeError,
+    ValueError,
+    Warning,
+)
 _PREFIX = len(npy.MAGIC_PREFIX) + 2  # magic string and version
 _LENGTH_AND_ENCODING = {
     (1, 0): ("<H", "latin1"),
@@ -114,6 +127,76 @@ def read_header(fd: int, size: int) -> tuple[np.dtype[Any], tuple[int, ...], boo
     return dtype, shape, fortran_order, offset
 
 
+@functools.lru_cache(maxsize=256)
+def view_text(
+    dtype: np.dtype[Any], shape: tuple[int, ...], strides: tuple[int, ...], offset: int
+) -> bytes:
+    """Return what tells another process where in a memfd an array lies.
+
+    Raises
+    ------
+    TypeError
+        .npy cannot give `dtype` back as it was.
+    """
+    header(dtype, (), False)
+    descr = npy.dtype_to_descr(dtype)
+    told = {"descr": descr, "shape": shape, "strides": strides, "offset": offset}
+    return repr(told).encode()
+
+
+def read_view(
+    text: bytes, size: int
+) -> tuple[np.dtype[Any], tuple[int, ...], tuple[int, ...], int]:
+    """Return dtype, shape, strides and offset from `view_text`.
+
+    Raises
+    ------
+    ValueError
+        The text is not valid, or the view reaches out of a file of `size` bytes.
+    """
+    try:
+        told = ast.literal_eval(text.decode())
+        if told.keys() != {"descr", "shape", "strides", "offset"}:
+            raise ValueError(f"keys {sorted(told)}")
+        shape, strides, offset = told["shape"], told["strides"], told["offset"]
+        for numbers in (shape, strides, (offset,)):
+            if type(numbers) is not tuple or any(type(n) is not int for n in numbers):
+                raise ValueError(f"not a tuple of numbers: {numbers!r}")
+        if len(shape) != len(strides):
+            raise ValueError(f"shape {shape} and strides {strides}")
+        if any(n < 0 for n in shape):
+            raise ValueError(f"shape {shape}")
+        dtype = _dtype_of(told["descr"])
+        _check_limits(dtype, shape)
+        # Not left to NumPy, whose sums overflow.
+        reach = [(n - 1) * step for n, step in zip(shape, strides, strict=True)]
+        low = offset + sum(step for step in reach if step < 0)
+        high = offset + sum(step for step in reach if step > 0) + dtype.itemsize
+        if 0 in shape:
+            low = high = offset
+        if not 0 <= low <= high <= size:
+            raise ValueError(f"bytes {low} to {high} of a file of {size} bytes")
+    except _HOSTILE as error:
+        raise ValueError(f"the view is not valid: {str(error)[:200]}") from None
+    return dtype, shape, strides, offset
+
+
+def _check_limits(dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
+    """Raise unless NumPy can have this shape: dimensions, product of those not zero."""
+    np.lib.stride_tricks.as_strided(np.empty(0, dtype), shape, (0,) * len(shape))
+
+
+def _dtype_of(descr: Any) -> np.dtype[Any]:
+    """Return the dtype that hostile `descr` describes, or raise."""
+    dtype: np.dtype[Any] = npy.descr_to_dtype(descr)
+    if dtype.hasobject:
+        raise ValueError(f"dtype {dtype} refers to Python objects of the sender")
+    # A subarray would change the shape.
+    if dtype.subdtype or not _comes_back(dtype):
+        raise ValueError(f"dtype {dtype!r}")
+    return dtype
+
+
 def _parse(text: bytes, encoding: str) -> tuple[np.dtype[Any], tuple[int, ...], bool]:
     """Return dtype, shape and order from the text of a header, or raise ValueError."""
     try:
@@ -125,15 +208,9 @@ def _parse(text: bytes, encoding: str) -> tuple[np.dtype[Any], tuple[int, ...], 
             raise ValueError(f"shape {shape!r}")
         if type(fortran_order) is not bool:
             raise ValueError(f"fortran_order {fortran_order!r}")
-        dtype = npy.descr_to_dtype(fields["descr"])
-        if dtype.hasobject:
-            raise ValueError(f"dtype {dtype} refers to Python objects of the sender")
-        # A subarray would change the shape.
-        if dtype.subdtype or not _comes_back(dtype):
-            raise ValueError(f"dtype {dtype!r}")
-        # NumPy has limits of its own: dimensions, and the product of those not zero.
-        np.lib.stride_tricks.as_strided(np.empty(0, dtype), shape, (0,) * len(shape))
-    except Exception as error:  # whatever hostile text makes the parsers raise
+        dtype = _dtype_of(fields["descr"])
+        _check_limits(dtype, shape)
+    except _HOSTILE as error:
         raise ValueError(f".npy header is not valid: {str(error)[:200]}") from None
     return dtype, shape, fortran_order
 

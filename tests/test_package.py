@@ -23,6 +23,7 @@ MODULES = (
     "_npy",
     "_array",
     "_reduction",
+    "_socket",
 )
 PAGES = [path for path in (ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")))]
 
@@ -70,6 +71,7 @@ def test_installed_files():
         "_core",
         "_fill",
         "_mapping",
+        "_message",
     }
     assert files - compiled >= {
         "__init__.py", "__init__.pxd", "_linux.pxd", "_core.pxd", "_core.pyi",
