@@ -1,9 +1,10 @@
 from typing import Self, SupportsIndex
 
-from typing_extensions import Buffer
+from typing_extensions import Buffer, disjoint_base
 
 from memfd._types import HasFileno, Huge
 
+HUGE_PAGE_SIZE: int
 HUGE: tuple[Huge, Huge, Huge]
 
 def check(huge: str, threads: SupportsIndex = 1, /) -> tuple[Huge, int]: ...
@@ -19,15 +20,16 @@ def fill(
     alone: bool = True,
 ) -> None: ...
 
+@disjoint_base
 class Filler:
-    def __init__(
-        self,
+    def __new__(
+        cls,
         fd: int | HasFileno,
         start: SupportsIndex,
         end: SupportsIndex,
         huge: Huge = "auto",
         alone: bool = True,
-    ) -> None: ...
+    ) -> Self: ...
     def write(
         self,
         data: Buffer,

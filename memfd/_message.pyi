@@ -1,8 +1,11 @@
 import io
 from typing import Self, TypeVar
 
+from typing_extensions import disjoint_base
+
 _File = TypeVar("_File", bound=io.FileIO)
 
+@disjoint_base
 class Descriptors:
     def __len__(self) -> int: ...
     def __getitem__(self, index: int, /) -> int: ...
