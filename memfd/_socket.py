@@ -342,7 +342,7 @@ def _wait(sock: socket.socket, event: int, deadline: float | None) -> None:
 def _check_socket(sock: socket.socket) -> None:
     if not isinstance(sock, socket.socket):
         hint = (
-            ": asyncio's streams lose descriptors, use memfd.aio with a socket"
+            ": asyncio's streams lose the descriptors, use a socket without one"
             if type(sock).__module__.startswith("asyncio")
             else ""
         )
