@@ -154,6 +154,26 @@ def read_view(
     ValueError
         The text is not valid, or the view reaches out of a file of `size` bytes.
     """
+    # As for headers: who gets one view gets more of its kind.
+    parse = _parse_view if b"[" in text else _parse_view_once
+    dtype, shape, strides, offset = parse(text)
+    # Not left to NumPy, whose sums overflow.
+    reach = [(n - 1) * step for n, step in zip(shape, strides, strict=True)]
+    low = offset + sum(step for step in reach if step < 0)
+    high = offset + sum(step for step in reach if step > 0) + dtype.itemsize
+    if 0 in shape:
+        low = high = offset
+    if not 0 <= low <= high <= size:
+        raise ValueError(
+            f"the view is not valid: bytes {low} to {high} of a file of {size} bytes"
+        )
+    return dtype, shape, strides, offset
+
+
+def _parse_view(
+    text: bytes,
+) -> tuple[np.dtype[Any], tuple[int, ...], tuple[int, ...], int]:
+    """Return what the text of a view says, or raise ValueError."""
     try:
         told = ast.literal_eval(text.decode())
         if told.keys() != {"descr", "shape", "strides", "offset"}:
@@ -168,14 +188,6 @@ def read_view(
             raise ValueError(f"shape {shape}")
         dtype = _dtype_of(told["descr"])
         _check_limits(dtype, shape)
-        # Not left to NumPy, whose sums overflow.
-        reach = [(n - 1) * step for n, step in zip(shape, strides, strict=True)]
-        low = offset + sum(step for step in reach if step < 0)
-        high = offset + sum(step for step in reach if step > 0) + dtype.itemsize
-        if 0 in shape:
-            low = high = offset
-        if not 0 <= low <= high <= size:
-            raise ValueError(f"bytes {low} to {high} of a file of {size} bytes")
     except _HOSTILE as error:
         raise ValueError(f"the view is not valid: {str(error)[:200]}") from None
     return dtype, shape, strides, offset
@@ -216,6 +228,7 @@ def _parse(text: bytes, encoding: str) -> tuple[np.dtype[Any], tuple[int, ...], 
 
 
 _parse_once = functools.lru_cache(maxsize=256)(_parse)
+_parse_view_once = functools.lru_cache(maxsize=256)(_parse_view)
 
 
 def _comes_back(dtype: np.dtype[Any]) -> bool:
