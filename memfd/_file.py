@@ -13,7 +13,7 @@ from memfd import _core, _fill, _foreign, _mapping
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Literal, NoReturn, SupportsIndex
+    from typing import Any, Literal, NoReturn, SupportsIndex
 
     from typing_extensions import Buffer
 
@@ -676,25 +676,10 @@ def adopt(fd: int, cls: type[Memfd] = Memfd) -> Memfd:
     return f
 
 
-def adopt_owned(
-    descriptors: Descriptors,
-    *,
-    require: Seal | int | None = _core.IMMUTABLE,
-    max_size: SupportsIndex | None = None,
-    dense: bool = True,
-    copy: bool = False,
-    hugetlb: bool = False,
-) -> Memfd:
-    """Own the one descriptor in `descriptors` after `Memfd.from_fd`'s checks."""
+def adopt_owned(descriptors: Descriptors, **checks: Any) -> Memfd:
+    """Own the one descriptor in `descriptors` after the `checks` of `Memfd.from_fd`."""
     fd = descriptors[0]
-    size, must_copy = _foreign.check(
-        fd,
-        require=require,
-        max_size=max_size,
-        dense=dense,
-        hugetlb=hugetlb,
-        copy=copy,
-    )
+    size, must_copy = _foreign.check(fd, **checks)
     if must_copy:
         return _copy(fd, size)
     access = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE
