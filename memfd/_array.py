@@ -101,6 +101,10 @@ class Memory(_mapping.Mapping):
 
     memfd: Memfd | None
 
+    def close(self) -> None:
+        """Refuse: the arrays over it hold no export that would say so."""
+        raise BufferError("the memory of an Array goes with the last array over it")
+
 
 def memory_of(array: npt.NDArray[Any]) -> Memory | None:
     """Return the Memory that `array` lies in, or None."""
@@ -115,17 +119,6 @@ def memory_of(array: npt.NDArray[Any]) -> Memory | None:
     return None
 
 
-def place(array: npt.NDArray[Any], memory: Memory) -> int | None:
-    """Return where in its memory an array begins, or None if it reaches outside."""
-    if array.size == 0:
-        return 0
-    offset: int = array.__array_interface__["data"][0] - memory.address
-    reach = [(n - 1) * step for n, step in zip(array.shape, array.strides, strict=True)]
-    low = offset + sum(step for step in reach if step < 0)
-    high = offset + sum(step for step in reach if step > 0) + array.itemsize
-    return offset if low >= 0 and high <= memory.size else None
-
-
 def view(
     memory: Memory,
     dtype: np.dtype[Any],
@@ -135,12 +128,18 @@ def view(
     order: Order = "C",
 ) -> Array:
     """Return an Array in `memory`; NumPy checks that it does not reach outside."""
-    # numpy.frombuffer keeps an export of the mapping, numpy.ndarray(buffer=) does not.
-    # NumPy's types know buffers from Python 3.12 only.
-    whole = np.frombuffer(memory, np.uint8)  # type: ignore[call-overload,unused-ignore]
     if strides is not None and 0 in shape:
         strides = None  # of an empty array they mean nothing, and may be refused
-    return np.ndarray.__new__(Array, shape, dtype, whole, offset, strides, order)
+    # NumPy keeps a reference to the memory and no export, which is quicker.
+    return np.ndarray.__new__(
+        Array,
+        shape,
+        dtype,
+        memory,  # type: ignore[arg-type, unused-ignore]  # a buffer since Python 3.12
+        offset,
+        strides,
+        order,
+    )
 
 
 def map_memory(memfd: Memfd, mode: Mode) -> Memory:
@@ -581,11 +580,11 @@ def attach(
     _mapping.check_mode(mode)
     if isinstance(x, np.ndarray):
         _, memfd, offset = _memory_and_place(x)
-        _foreign.check_seals(memfd, require)
+        _foreign.check_seals(memfd, require)  # guard: attach, array
         memory = map_memory(memfd, mode)
         return view(memory, x.dtype, x.shape, offset, x.strides)
     if isinstance(x, _file.Memfd):
-        _foreign.check_seals(x, require)
+        _foreign.check_seals(x, require)  # guard: attach, Memfd
         return _attach(x, mode)
     if isinstance(x, (str, bytes, os.PathLike)):
         access = os.O_RDWR if mode == "r+" else os.O_RDONLY
@@ -697,7 +696,12 @@ def _attach(memfd: Memfd, mode: Mode) -> Array:
 
 def locate(array: npt.NDArray[Any]) -> tuple[Memfd, bytes]:
     """Return the memfd of an Array, and text that says where in it the array lies."""
-    _, memfd, offset = _memory_and_place(array)
+    memory, memfd, offset = _memory_and_place(array)
+    if array.nbytes > memory.size:
+        raise ValueError(
+            f"an array that repeats its {memory.size} bytes until they are "
+            f"{array.nbytes} would be refused; send what it was made of"
+        )
     return memfd, _npy.view_text(array.dtype, array.shape, array.strides, offset)
 
 
@@ -728,8 +732,8 @@ def _memory_and_place(array: npt.NDArray[Any]) -> tuple[Memory, Memfd, int]:
             f"the descriptor of {memfd!r} was closed; memfd.share() copies the "
             "array into a new memfd"
         )
-    offset = place(array, memory)
-    if offset is None:
+    offset = memory._place(array)  # type: ignore[arg-type,unused-ignore]
+    if offset < 0:
         raise ValueError("the array reaches outside the memory of its memfd")
     return memory, memfd, offset
 
@@ -742,7 +746,7 @@ def _is_immutable(array: npt.NDArray[Any]) -> bool:
         and memory.memfd is not None
         and not memory.memfd.closed
         and _core.seal_bits(memory.memfd) & Seal.IMMUTABLE == Seal.IMMUTABLE
-        and place(array, memory) is not None
+        and memory._place(array) >= 0  # type: ignore[arg-type,unused-ignore]
     )
 
 

@@ -1,7 +1,7 @@
 # cython: language_level=3, binding=True, embedsignature=False
 # cython: auto_pickle=False, autotestdict=False
 # cython: freethreading_compatible=True, subinterpreters_compatible=own_gil
-"""The system calls on a memfd: create, seal, size.
+"""The system calls on a memfd: create, seal, size, look at one.
 
 Each has a C function without the GIL (in the .pxd, for other packages too) and a Python
 function beside it.  This is the only file that turns errno into exceptions with advice.
@@ -12,10 +12,14 @@ import os
 
 from cpython.object cimport PyObject_AsFileDescriptor
 from libc cimport errno
+from libc.stdio cimport snprintf
 from libc.string cimport strlen
-from posix.stat cimport fchmod, mode_t
+from posix.fcntl cimport (
+    F_GETFL, O_ACCMODE, O_CLOEXEC, O_NONBLOCK, O_RDONLY, fcntl, open,
+)
+from posix.stat cimport fchmod, fstat, mode_t, struct_stat
 from posix.types cimport off_t
-from posix.unistd cimport close
+from posix.unistd cimport SEEK_CUR, SEEK_SET, close, lseek
 
 cimport memfd._linux as _linux
 
@@ -26,6 +30,9 @@ cdef extern from *:
 
 cdef extern from "Python.h":
     bytes PyUnicode_EncodeFSDefault(object text)
+
+cdef extern from "unistd.h" nogil:
+    int SEEK_HOLE
 
 __version__ = MEMFD_VERSION.decode()
 
@@ -103,7 +110,7 @@ cdef bytes _encoded(object name):
 
 cdef str _sysctl():
     try:
-        with open("/proc/sys/vm/memfd_noexec") as file:
+        with io.open("/proc/sys/vm/memfd_noexec") as file:
             return file.read().strip()
     except OSError:
         return "?"
@@ -462,3 +469,59 @@ def is_hugetlb(fd, /):
     if _linux.fstatfs(PyObject_AsFileDescriptor(fd), &status) == -1:
         raise_errno("")
     return <unsigned long>status.f_type & 0xffffffff == _linux.HUGETLBFS_MAGIC
+
+
+def look_at(fd, /):
+    """Return what a descriptor is: access, mode, links, size, whether hugetlb.
+
+    Access is ``O_RDONLY``, ``O_WRONLY`` or ``O_RDWR``.
+    """
+    cdef int descriptor = PyObject_AsFileDescriptor(fd)
+    cdef int access = fcntl(descriptor, F_GETFL)
+    cdef struct_stat status
+    if access == -1 or fstat(descriptor, &status) == -1:
+        raise_errno("")
+    return (
+        access & O_ACCMODE, status.st_mode, status.st_nlink, status.st_size,
+        is_hugetlb(descriptor),
+    )
+
+
+cdef off_t _first_hole(int fd) noexcept nogil:
+    """Return where the first hole of a file begins; its position stays.  -1 and errno.
+
+    Not asked of the description that a stranger shares: whoever reads from it into memory
+    that never comes keeps us waiting for ever.
+    """
+    cdef char path[32]
+    cdef off_t position, hole
+    cdef int own, error
+    snprintf(path, sizeof(path), "/proc/self/fd/%d", fd)
+    # guard: busy position -> own = -1
+    own = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)
+    if own != -1:
+        hole = lseek(own, 0, SEEK_HOLE)
+        error = errno.errno
+        close(own)
+        errno.errno = error
+        return hole
+    # The file's mode, or a missing /proc, forbids it: the best that is left.
+    position = lseek(fd, 0, SEEK_CUR)
+    hole = lseek(fd, 0, SEEK_HOLE)
+    error = errno.errno
+    lseek(fd, position, SEEK_SET)  # guard: position
+    errno.errno = error
+    return hole
+
+
+def has_holes(fd, size, /):
+    """Tell whether some page of the file does not exist yet; the position stays."""
+    cdef int descriptor = PyObject_AsFileDescriptor(fd)
+    cdef off_t end = size, hole
+    if end == 0:
+        return False
+    with nogil:
+        hole = _first_hole(descriptor)
+    if hole == -1:
+        raise_errno("")
+    return hole < end

@@ -188,6 +188,16 @@ def filled(
     return filled(name, fill, "never", seals)
 
 
+class _Name:
+    """The name of a memfd that came from elsewhere, asked for when it is first needed."""
+
+    def __get__(self, f: Memfd | None, cls: type[Memfd]) -> str:
+        if f is None or f.closed:
+            return ""
+        f.name = name = _foreign.label(f.fileno())
+        return name
+
+
 class Memfd(io.FileIO):
     """An anonymous file in memory, and the one owner of its descriptor.
 
@@ -214,10 +224,17 @@ class Memfd(io.FileIO):
     2 0
     """
 
-    name: str
+    # Not kept from being set: FileIO and `create` do so.
+    if TYPE_CHECKING:
+        name: str
+    else:
+        name = _Name()
 
     # A received descriptor shares its offset with the sender until it is re-opened.
     _foreign = False
+
+    # A weak reference to what is kept for processes that it was sent to.
+    _loan: Any = None
 
     def __init__(self, *args: object, **kwargs: object) -> None:
         raise TypeError(
@@ -318,14 +335,7 @@ class Memfd(io.FileIO):
         memfd.SealError: fd ... lacks seals SHRINK|GROW|WRITE (it has ...)
         """
         fd = _core.check_size(fd, "fd")
-        size, must_copy = _foreign.check(
-            fd,
-            require=require,
-            max_size=max_size,
-            dense=dense,
-            hugetlb=hugetlb,
-            copy=copy,
-        )
+        size, _, must_copy = _foreign.check(fd, require, max_size, dense, copy, hugetlb)
         if must_copy:
             f = _copy(fd, size)
             os.close(fd)
@@ -667,26 +677,35 @@ class Memfd(io.FileIO):
 def adopt(fd: int, cls: type[Memfd] = Memfd) -> Memfd:
     """Own a descriptor that was checked, or that comes from this very program."""
     access = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE
-    name = _foreign.label(fd)
     f = _new_file(cls)
     _init_file(f, fd, "rb" if access == os.O_RDONLY else "r+b")
-    f.name = name
-    f._foreign = True
-    os.set_inheritable(fd, False)
+    del f.name  # the kernel knows a better one
+    f._foreign = True  # guard: offset
+    os.set_inheritable(fd, False)  # guard: not inheritable
     return f
 
 
-def adopt_owned(descriptors: Descriptors, **checks: Any) -> Memfd:
-    """Own the one descriptor in `descriptors` after the `checks` of `Memfd.from_fd`."""
-    fd = descriptors[0]
-    size, must_copy = _foreign.check(fd, **checks)
-    if must_copy:
-        return _copy(fd, size)
-    access = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE
-    name = _foreign.label(fd)
-    f = descriptors.take(Memfd, "rb" if access == os.O_RDONLY else "r+b")
-    f.name = name
-    f._foreign = True
+def adopt_owned(
+    descriptors: Descriptors,
+    require: int | None,
+    max_size: SupportsIndex | None,
+    dense: bool,
+    copy: bool,
+    hugetlb: bool = False,
+) -> Memfd:
+    """Own the one descriptor there is after the checks of `from_fd`, or close it."""
+    try:
+        fd = descriptors[0]
+        size, is_writable, must_copy = _foreign.check(
+            fd, require, max_size, dense, copy, hugetlb
+        )
+        if must_copy:
+            return _copy(fd, size)
+        f = descriptors.take(Memfd, "r+b" if is_writable else "rb")
+    finally:
+        descriptors.close()
+    del f.name
+    f._foreign = True  # guard: offset of what came
     return f
 
 
@@ -734,11 +753,11 @@ def _copy(fd: int, size: int) -> Memfd:
         with _fill.Filler(f, 0, size, huge) as filler:
             while done < size:
                 got = os.preadv(fd, [buffer], done)
-                if not got:
+                if not got:  # guard: copy of what shrinks
                     raise ValueError(
                         f"fd {fd} shrank from {size} bytes while it was copied"
                     )
-                got = min(got, size - done)
+                got = min(got, size - done)  # guard: copy of what grows
                 filler.write(buffer, done, 0, got)
                 done += got
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
-import stat
 
 from memfd import _core
 
@@ -22,50 +20,54 @@ _EXECUTABLE = 0o111
 
 def check(
     fd: int,
-    *,
     require: int | None,
-    max_size: SupportsIndex | None = None,
-    dense: bool = True,
-    hugetlb: bool = False,
-    copy: bool = False,
-) -> tuple[int, bool]:
+    max_size: SupportsIndex | None,
+    dense: bool,
+    copy: bool,
+    hugetlb: bool,
+) -> tuple[int, bool, bool]:
     """Check a descriptor as `Memfd.from_fd` documents it, and change nothing.
 
-    Return its size, and whether it has to be copied for want of seals.
+    Return its size, whether it is open for writing, too, and whether it has to be copied
+    for want of seals.
     """
     if max_size is not None:
         max_size = _core.check_size(max_size, "max_size")
-    access = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE
     try:
         seals = _core.seal_bits(fd)
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise
+        # guard: no memfd -> seals = 0
         raise ValueError(f"fd {fd} is not a memfd") from None
-    if access == os.O_WRONLY:
-        raise ValueError(f"fd {fd} is open for writing only")
-    status = os.fstat(fd)  # after the seals: a size seen before could still shrink
-    size = status.st_size
-    if not stat.S_ISREG(status.st_mode) or status.st_nlink:
+    # After the seals: a size seen before could still change.
+    # guard: order -> facts, seals = _core.look_at(fd), _core.seal_bits(fd)
+    facts = _core.look_at(fd)
+    access, mode, links, size, is_hugetlb = facts
+    if access not in (os.O_RDONLY, os.O_RDWR):  # guard: write-only
+        raise ValueError(f"fd {fd} is not open for reading, maybe for writing only")
+    if links:  # guard: named file
         raise ValueError(f"fd {fd} is a file with a name, not a memfd")
-    if not hugetlb and _core.is_hugetlb(fd):
+    if is_hugetlb and not hugetlb:  # guard: hugetlb
         raise ValueError(f"fd {fd} is a hugetlb memfd; hugetlb=True accepts it")
     refused = None
     if require is not None:
-        refused = _unsealed(fd, seals, require, status.st_mode)
-        if refused is not None and not copy:
+        refused = _unsealed(fd, seals, require, mode)
+        if refused is not None and not copy:  # guard: unsealed
             raise refused
-    has_holes = require is not None and refused is None and _has_holes(fd, size)
-    if has_holes and dense:
+    has_holes = require is not None and refused is None and _core.has_holes(fd, size)
+    if has_holes and dense:  # guard: holes
         raise ValueError(
             f"fd {fd} has holes, and reading them would take memory; dense=False "
             "accepts it up to max_size"
         )
-    if max_size is None and (has_holes or refused is not None):
+    if max_size is None and has_holes:  # guard: limit of holes
         max_size = _memory_limit() // 2
-    if max_size is not None and size > max_size:
+    if max_size is None and refused is not None:  # guard: limit of copies
+        max_size = _memory_limit() // 2
+    if max_size is not None and size > max_size:  # guard: max_size
         raise ValueError(f"fd {fd} has {size} bytes, more than max_size={max_size}")
-    return size, refused is not None
+    return size, access == os.O_RDWR, refused is not None
 
 
 def check_seals(f: Memfd, require: int | None) -> None:
@@ -73,7 +75,7 @@ def check_seals(f: Memfd, require: int | None) -> None:
     if require is not None:
         fd = f.fileno()
         refused = _unsealed(fd, _core.seal_bits(fd), require, os.fstat(fd).st_mode)
-        if refused is not None:
+        if refused is not None:  # guard: unsealed, adopted before
             raise refused
 
 
@@ -97,7 +99,8 @@ def label(fd: int) -> str:
 
 def _unsealed(fd: int, seals: int, require: int, mode: int) -> SealError | None:
     """Return the SealError that these seals deserve, or None."""
-    missing = require & ~seals
+    missing = require & ~seals  # guard: missing seals -> missing = 0
+    # guard: forged seals -> forged = 0
     forged = require and seals & _core.F_SEAL_EXEC and mode & _EXECUTABLE
     if not missing and not forged:
         return None
@@ -115,17 +118,6 @@ def _unsealed(fd: int, seals: int, require: int, mode: int) -> SealError | None:
         Seal(require),
         Seal(seals),
     )
-
-
-def _has_holes(fd: int, size: int) -> bool:
-    """Tell whether some page of the file does not exist yet; the position stays."""
-    if size == 0:
-        return False
-    position = os.lseek(fd, 0, os.SEEK_CUR)
-    try:
-        return os.lseek(fd, 0, os.SEEK_HOLE) < size
-    finally:
-        os.lseek(fd, position, os.SEEK_SET)
 
 
 def _memory_limit() -> int:

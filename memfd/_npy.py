@@ -23,16 +23,16 @@ if TYPE_CHECKING:
 _MAX_HEADER = 10_000
 # What hostile text makes the parsers raise; not what a signal handler does.
 _HOSTILE = (
-    ArithmeticError,
-    AttributeError,
-    LookupError,
-    MemoryError,
-    RecursionError,
-    SyntaxError,
+    ArithmeticError,  # guard: numbers beyond C
+    AttributeError,  # guard: no dict
+    LookupError,  # guard: a dtype of too few items
+    MemoryError,  # guard: nested text
+    RecursionError,  # guard: text deeper than the stack
+    SyntaxError,  # guard: no Python
     SystemError,
-    TypeError,
-    ValueError,
-    Warning,
+    TypeError,  # guard: no dtype
+    ValueError,  # guard: no literal
+    Warning,  # guard: text that warns
 )
 _PREFIX = len(npy.MAGIC_PREFIX) + 2  # magic string and version
 _LENGTH_AND_ENCODING = {
@@ -98,28 +98,31 @@ def read_header(fd: int, size: int) -> tuple[np.dtype[Any], tuple[int, ...], boo
         The file of `size` bytes holds no .npy array, or its header does not fit it.
     """
     start = os.pread(fd, 4096, 0)
-    if start[: len(npy.MAGIC_PREFIX)] != npy.MAGIC_PREFIX or len(start) < _PREFIX + 4:
+    if start[: len(npy.MAGIC_PREFIX)] != npy.MAGIC_PREFIX:  # guard: no .npy
         raise ValueError("this memfd does not hold a .npy array")
+    if len(start) < _PREFIX + 4:  # guard: short file
+        raise ValueError(f"a memfd of {size} bytes does not hold a .npy array")
     version = start[_PREFIX - 2], start[_PREFIX - 1]
-    if version not in _LENGTH_AND_ENCODING:
+    if version not in _LENGTH_AND_ENCODING:  # guard: version of .npy
         raise ValueError(f".npy version {version} is unknown")
     form, encoding = _LENGTH_AND_ENCODING[version]
     begin = _PREFIX + struct.calcsize(form)
     (length,) = struct.unpack(form, start[_PREFIX:begin])
-    if length > _MAX_HEADER:
+    if length > _MAX_HEADER:  # guard: long header
         raise ValueError(f".npy header of {length} bytes, more than {_MAX_HEADER}")
     if begin + length > len(start):
         start = os.pread(fd, begin + length, 0)
-    if begin + length > min(len(start), size):
+    if begin + length > min(len(start), size):  # guard: header past the end
         raise ValueError(f".npy header of {length} bytes reaches past the end")
     text = start[begin : begin + length]
     # Who gets one array gets more of its kind.  Not for records, whose dtype the receiver
     # can change (its names).
+    # guard: records -> parse = _parse_once
     parse = _parse if b"[" in text else _parse_once
     dtype, shape, fortran_order = parse(text, encoding)
     offset = begin + length
     needed = math.prod(shape) * dtype.itemsize
-    if needed > size - offset:
+    if needed > size - offset:  # guard: array past the end
         raise ValueError(
             f".npy header promises shape {shape} of {dtype}, {needed} bytes; "
             f"the file holds {size - offset}"
@@ -155,6 +158,7 @@ def read_view(
         The text is not valid, or the view reaches out of a file of `size` bytes.
     """
     # As for headers: who gets one view gets more of its kind.
+    # guard: view of records -> parse = _parse_view_once
     parse = _parse_view if b"[" in text else _parse_view_once
     dtype, shape, strides, offset = parse(text)
     # Not left to NumPy, whose sums overflow.
@@ -163,9 +167,17 @@ def read_view(
     high = offset + sum(step for step in reach if step > 0) + dtype.itemsize
     if 0 in shape:
         low = high = offset
-    if not 0 <= low <= high <= size:
+    if low < 0:  # guard: view before the beginning
+        raise ValueError(f"the view is not valid: it begins at byte {low}")
+    if high > size:  # guard: view past the end
         raise ValueError(
-            f"the view is not valid: bytes {low} to {high} of a file of {size} bytes"
+            f"the view is not valid: it reaches to byte {high} of {size} bytes"
+        )
+    # Steps of 0 would make of a small file an array larger than any memory.
+    repeated = math.prod(shape) * dtype.itemsize
+    if repeated > size:  # guard: view that repeats
+        raise ValueError(
+            f"the view is not valid: it repeats {size} bytes until they are {repeated}"
         )
     return dtype, shape, strides, offset
 
@@ -176,36 +188,40 @@ def _parse_view(
     """Return what the text of a view says, or raise ValueError."""
     try:
         told = ast.literal_eval(text.decode())
+        # guard: keys of a view
         if told.keys() != {"descr", "shape", "strides", "offset"}:
             raise ValueError(f"keys {sorted(told)}")
         shape, strides, offset = told["shape"], told["strides"], told["offset"]
         for numbers in (shape, strides, (offset,)):
-            if type(numbers) is not tuple or any(type(n) is not int for n in numbers):
-                raise ValueError(f"not a tuple of numbers: {numbers!r}")
-        if len(shape) != len(strides):
+            if type(numbers) is not tuple:  # guard: tuples of a view
+                raise ValueError(f"not a tuple: {numbers!r}")
+            if any(type(n) is not int for n in numbers):  # guard: numbers of a view
+                raise ValueError(f"not numbers: {numbers!r}")
+        if len(shape) != len(strides):  # guard: dimensions of a view
             raise ValueError(f"shape {shape} and strides {strides}")
-        if any(n < 0 for n in shape):
-            raise ValueError(f"shape {shape}")
         dtype = _dtype_of(told["descr"])
-        _check_limits(dtype, shape)
+        _check_limits(dtype, shape)  # guard: limits of a view
     except _HOSTILE as error:
         raise ValueError(f"the view is not valid: {str(error)[:200]}") from None
     return dtype, shape, strides, offset
 
 
 def _check_limits(dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
-    """Raise unless NumPy can have this shape: dimensions, product of those not zero."""
-    np.lib.stride_tricks.as_strided(np.empty(0, dtype), shape, (0,) * len(shape))
+    """Raise unless NumPy can have this shape, also where a zero hides the product."""
+    # Numbers that are negative or no int are refused here, too.  NumPy 1 counts the
+    # dimensions of a new array, but writes those of as_strided() past its own stack.
+    none = (0,) * len(shape)
+    np.lib.stride_tricks.as_strided(np.empty(none, dtype), shape, none)
 
 
 def _dtype_of(descr: Any) -> np.dtype[Any]:
     """Return the dtype that hostile `descr` describes, or raise."""
     dtype: np.dtype[Any] = npy.descr_to_dtype(descr)
-    if dtype.hasobject:
+    if dtype.hasobject:  # guard: objects
         raise ValueError(f"dtype {dtype} refers to Python objects of the sender")
-    # A subarray would change the shape.
-    if dtype.subdtype or not _comes_back(dtype):
-        raise ValueError(f"dtype {dtype!r}")
+    # A subarray, which would change the shape, does not come back either.
+    if not _comes_back(dtype):  # guard: dtype that changes
+        raise ValueError(f"dtype {dtype!r} is not what it was")
     return dtype
 
 
@@ -213,15 +229,15 @@ def _parse(text: bytes, encoding: str) -> tuple[np.dtype[Any], tuple[int, ...], 
     """Return dtype, shape and order from the text of a header, or raise ValueError."""
     try:
         fields = ast.literal_eval(text.decode(encoding))
-        if fields.keys() != npy.EXPECTED_KEYS:
+        if fields.keys() != npy.EXPECTED_KEYS:  # guard: keys of a header
             raise ValueError(f"keys {sorted(fields)}")
         shape, fortran_order = fields["shape"], fields["fortran_order"]
-        if type(shape) is not tuple or any(type(n) is not int or n < 0 for n in shape):
+        if type(shape) is not tuple:  # guard: shape of a header
             raise ValueError(f"shape {shape!r}")
-        if type(fortran_order) is not bool:
+        if type(fortran_order) is not bool:  # guard: order of a header
             raise ValueError(f"fortran_order {fortran_order!r}")
         dtype = _dtype_of(fields["descr"])
-        _check_limits(dtype, shape)
+        _check_limits(dtype, shape)  # guard: limits of a header
     except _HOSTILE as error:
         raise ValueError(f".npy header is not valid: {str(error)[:200]}") from None
     return dtype, shape, fortran_order

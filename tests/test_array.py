@@ -2,9 +2,11 @@
 
 import copy
 import gc
+import inspect
 import io
 import os
 import pickle
+import sys
 
 import pytest
 
@@ -529,6 +531,7 @@ def fields(descr="'<f8'", order="False", shape="(2,)"):
     [
         (b"", "does not hold"),
         (b"\x93NUMPY", "does not hold"),
+        (b"\x93NUMPY\1\0\1\0{", "does not hold"),
         (b"PK\x03\x04" + bytes(100), "does not hold"),
         (npy(fields(), (9, 9), bytes(16)), r"version \(9, 9\)"),
         (npy(fields(), data=bytes(15)), "promises shape"),
@@ -556,7 +559,9 @@ def fields(descr="'<f8'", order="False", shape="(2,)"):
         (npy(fields("'|S0'"), data=bytes(99)), "not valid"),
         (npy(fields("'|V2147483648'"), data=bytes(99)), "not valid"),
         (npy(fields("7"), data=bytes(99)), "not valid"),
+        (npy(fields("('<f8',)"), data=bytes(99)), "not valid"),
         (npy("{'shape': (2,)}", data=bytes(99)), "not valid"),
+        (npy(fields()[:-1] + ", 'more': 1}", data=bytes(99)), "not valid"),
         (npy("[1, 2]", data=bytes(99)), "not valid"),
         (npy("__import__('os').abort()", data=bytes(99)), "not valid"),
         (npy("(" * 5000, data=bytes(99)), "not valid"),
@@ -576,6 +581,29 @@ def test_header_that_lies(content, words):
 
     with pytest.raises(ValueError, match=words):
         memfd.attach(f)
+
+
+def test_header_that_warns():
+    """Where warnings are errors, one about a header is a ValueError, too."""
+    if np.lib.NumpyVersion(np.__version__) < "2.0.0":
+        pytest.skip("this NumPy warns of no dtype")
+    f = memfd.from_bytes(npy(fields("'a8'"), data=bytes(16)))
+
+    with pytest.raises(ValueError, match="not valid"):
+        memfd.attach(f)
+
+
+def test_header_that_nests_deeper_than_the_stack():
+    """Where the receiver's own stack has no room to read it, it is a ValueError."""
+    f = memfd.from_bytes(npy("[" * 90 + "]" * 90, data=bytes(99)))
+    depth = len(inspect.stack(0))
+    limit = sys.getrecursionlimit()
+    try:
+        sys.setrecursionlimit(depth + 60)
+        with pytest.raises(ValueError, match="header is not valid: maximum recursion"):
+            memfd.attach(f)
+    finally:
+        sys.setrecursionlimit(limit)
 
 
 @pytest.mark.parametrize("version", [(1, 0), (2, 0), (3, 0)])
@@ -622,3 +650,11 @@ def test_a_received_dtype_is_nobody_elses():
 
     memfd.attach(f).dtype.names = ("a", "b")
     assert memfd.attach(f).dtype.names == ("x", "y")
+
+
+def test_memory_of_an_array_cannot_be_closed():
+    """The array holds no export, so closing what it lies in is always refused."""
+    array = memfd.share(np.arange(3))
+    with pytest.raises(BufferError, match="last array"):
+        array.base.close()
+    assert array.tolist() == [0, 1, 2]

@@ -6,6 +6,7 @@ import gc
 import io
 import os
 import pickle
+import resource
 import socket
 import stat
 import subprocess
@@ -474,6 +475,17 @@ def forged_blocks_fd():
     return fd
 
 
+def hugetlb_fd():
+    flags = memfd.MFD_HUGETLB | memfd.MFD_HUGE_2MB | memfd.MFD_ALLOW_SEALING
+    try:
+        fd = memfd.memfd_create("x", flags)
+    except OSError as error:
+        pytest.skip(f"no huge pages of 2 MiB: {error}")
+    memfd.set_size(fd, 2 << 20)
+    memfd.add_seals(fd, Seal.IMMUTABLE)
+    return fd
+
+
 def executable_fd():
     fd = memfd.memfd_create("x", memfd.MFD_EXEC | memfd.MFD_ALLOW_SEALING)
     os.write(fd, b"x" * 8192)
@@ -508,12 +520,13 @@ def executable_fd():
         pytest.param(
             lambda: os.open(__file__, os.O_RDONLY), ValueError, "not a", id="disk file"
         ),
-        pytest.param(pipe_fd, ValueError, "not a memfd", id="pipe"),
-        pytest.param(socket_fd, ValueError, "not a memfd", id="socket"),
-        pytest.param(lambda: os.eventfd(0), ValueError, "not a memfd", id="eventfd"),
+        pytest.param(pipe_fd, ValueError, "is not a memfd", id="pipe"),
+        pytest.param(socket_fd, ValueError, "is not a memfd", id="socket"),
+        pytest.param(lambda: os.eventfd(0), ValueError, "is not a memfd", id="eventfd"),
         pytest.param(tmpfs_fd, SealError, "lacks", id="tmpfs file"),
         pytest.param(sparse_fd, ValueError, "has holes", id="sparse"),
         pytest.param(forged_blocks_fd, ValueError, "has holes", id="forged st_blocks"),
+        pytest.param(hugetlb_fd, ValueError, "a hugetlb memfd", id="hugetlb"),
     ],
 )
 def test_bad_descriptor_is_refused_and_stays_the_caller_s(make, error, words):
@@ -601,6 +614,33 @@ def test_looking_for_holes_moves_no_position():
     os.close(other)
 
 
+def test_holes_are_found_where_it_cannot_be_opened_again(run):
+    """Then the shared position is used, and put back."""
+    run("""
+        import os
+        import memfd
+        from memfd import _core
+        dense, sparse = memfd.create(), memfd.create(size=8192)
+        dense.write(bytes(8192))
+        for f in (dense, sparse):
+            os.fchmod(f.fileno(), 0)
+        if os.getuid() == 0:
+            os.setgid(65534)
+            os.setuid(65534)
+        for f, holes in ((dense, False), (sparse, True)):
+            fd = f.fileno()
+            os.lseek(fd, 77, os.SEEK_SET)
+            try:
+                os.close(os.open(f"/proc/self/fd/{fd}", os.O_RDONLY))
+            except PermissionError:
+                pass
+            else:
+                raise SystemExit("it can be opened")
+            assert _core.has_holes(fd, 8192) == holes
+            assert os.lseek(fd, 0, os.SEEK_CUR) == 77
+    """)
+
+
 def test_copy_takes_what_is_not_sealed():
     """copy=True gives a sealed copy that the sender cannot change any more."""
     fd = sealed(seals=0, data=b"first" + bytes(3 << 20))
@@ -621,11 +661,92 @@ def test_copy_is_bounded_too():
     """A huge unsealed memfd is not copied without bounds, and stays the caller's."""
     fd = memfd.memfd_create("x", memfd.MFD_ALLOW_SEALING)
     memfd.set_size(fd, 1 << 50)
+    # Whatever goes wrong, the copy takes no memory.
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    try:
+        with pytest.raises(ValueError, match="more than max_size"):
+            Memfd.from_fd(fd, copy=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        os.close(fd)
 
-    with pytest.raises(ValueError, match="more than max_size"):
-        Memfd.from_fd(fd, copy=True)
 
-    os.close(fd)
+def test_hugetlb_is_taken_where_it_is_asked_for():
+    """hugetlb=True adopts pages of the pool."""
+    with Memfd.from_fd(hugetlb_fd(), hugetlb=True) as f:
+        assert f.size == 2 << 20
+
+
+@contextlib.contextmanager
+def meanwhile(act, step):
+    """Let a sender `act` between two steps of the receiver, calls and returns."""
+    steps = 0
+
+    def count(frame, event, argument):
+        nonlocal steps
+        steps += 1
+        if steps == step:
+            act()
+        assert steps < 5000, "it never ends"
+
+    sys.setprofile(count)
+    try:
+        yield
+    finally:
+        sys.setprofile(None)
+
+
+def test_a_sender_that_grows_and_seals_between_two_checks():
+    """Whenever it does so, what is larger than max_size is not adopted."""
+    acted, step = True, 0
+    while acted:
+        acted, step = False, step + 1
+        fd, left = sealed(seals=0, data=b"x"), step
+
+        def trace(frame, event, argument, fd=fd):
+            nonlocal acted, left
+            frame.f_trace_opcodes = True
+            left -= event == "opcode"
+            if left == 0 and not acted:
+                acted = True
+                os.pwrite(fd, bytes(8192), 0)
+                memfd.add_seals(fd, Seal.IMMUTABLE)
+            return trace
+
+        before = sys.gettrace()
+        sys._getframe().f_trace_opcodes = True  # Python 3.12 looks at that beforehand
+        sys.settrace(trace)
+        try:
+            with contextlib.suppress(ValueError, SealError):
+                Memfd.from_fd(fd, max_size=1)
+                acted = "adopted"
+        finally:
+            sys.settrace(before)
+        assert acted != "adopted", step
+        os.close(fd)
+    assert step > 50
+
+
+@pytest.mark.parametrize("later", [0, 900_000])
+def test_a_sender_that_changes_the_size_of_what_is_copied(later):
+    """Whenever it does so, the copy has the size that was checked, or is refused."""
+    size, outcomes = 600_000, set()
+    for step in range(1, 200):
+        fd = sealed(seals=0, data=bytes(size))
+        sender = os.dup(fd)
+        try:
+            with meanwhile(lambda to=sender: memfd.set_size(to, later), step):
+                f = Memfd.from_fd(fd, max_size=size, copy=True)
+        except ValueError as error:
+            outcomes.add(str(error).split()[2])
+            os.close(fd)
+        else:
+            outcomes.add(f.size)
+            f.close()
+        os.close(sender)
+
+    assert outcomes == ({0, size, "shrank"} if later == 0 else {size, "has"})
 
 
 def test_sealed_needs_no_copy():
