@@ -160,7 +160,10 @@ cdef inline bint next_is_huge(Costs *costs, char *at, size_t huge) noexcept nogi
             costs.is_huge and slow and costs.ordinary_size * 32 <= costs.huge_size
         )
         costs.is_huge = not costs.is_sample and is_worth_it(costs)
-        if costs.is_huge and was_sample and costs.slowest < 1e-3:
+        # The sample is made huge, too, where that costs little or was asked for.
+        if costs.is_huge and was_sample and (
+            costs.slowest < 1e-3 or costs.tolerance > 2
+        ):
             begin = seconds(CLOCK_MONOTONIC)
             make_huge(costs, at - huge, huge)
             note(costs, 0, begin)

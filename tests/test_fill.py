@@ -329,6 +329,39 @@ def test_madvise_fails(run, strace, reason, error, when):
         assert int(huge) <= (int(when[0]) - 2) * HUGE
 
 
+EVERYTHING = (
+    HELPERS
+    + """
+    for source in (data, data[::-1]):
+        a = memfd.share(source)
+        assert (a == source).all()
+        del a
+    f = memfd.create()
+    f.write(data)
+    f.seek(0)
+    assert f.read() == data.tobytes()
+    f.close()
+    a = memfd.full(data.shape, 7, data.dtype)
+    assert (a == 7).all()
+    del a, f
+    assert not left(), left()
+    """
+)
+
+
+@pytest.mark.parametrize("fault", ["error=EINVAL", "error=ENOMEM", "delay_exit=10000"])
+def test_madvise_fails_at_every_position(run, strace, tmp_path, fault):
+    """Each call of each way of copying in may fail or be slow: all bytes are right."""
+    calls = tmp_path / "calls"
+    wrapper = strace(f"madvise:{fault}:when=65535")  # none
+    wrapper[wrapper.index("/dev/null")] = str(calls)
+    run(EVERYTHING, wrapper=wrapper, env=QUIET)
+    count = len(calls.read_text().splitlines())
+    assert count > 4
+    for when in range(1, count + 1):
+        run(EVERYTHING, wrapper=strace(f"madvise:{fault}:when={when}"), env=QUIET)
+
+
 def test_again_is_tried_again(run, strace, huge_pages):
     """EAGAIN for the first huge page does not end it."""
     out = run(COPY, wrapper=strace("madvise:error=EAGAIN:when=2"), env=QUIET)
