@@ -1,7 +1,7 @@
 """Anonymous memory that any process can be handed, and that the kernel seals.
 
-Every public name is here, and nothing else.  The names of arrays need NumPy and load it
-on first use.
+Every public name is here, and nothing else, but for the coroutines in memfd.aio.  The
+names of arrays need NumPy and load it on first use.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ from memfd._mapping import map as map
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from memfd import aio as aio
     from memfd._array import (
         Array,
         attach,
@@ -62,12 +63,19 @@ if TYPE_CHECKING:
         zeros,
         zeros_like,
     )
+    from memfd._handover import pending
     from memfd._seal import Seal, SealError
     from memfd._socket import recv, recv_array, send
 
 # Loaded on first use: what they need would make ``import memfd`` slow.
-_SEAL_NAMES = ("Seal", "SealError")
-_SOCKET_NAMES = ("recv", "recv_array", "send")
+_HOMES = {
+    "Seal": "_seal",
+    "SealError": "_seal",
+    "pending": "_handover",
+    "recv": "_socket",
+    "recv_array": "_socket",
+    "send": "_socket",
+}
 _NUMPY_NAMES = (
     "Array",
     "attach",
@@ -81,7 +89,8 @@ _NUMPY_NAMES = (
     "zeros_like",
 )
 
-# `map` is left out: a star import should not take the built-in function away.
+# `map` is left out: a star import should not take the built-in function away; and `aio`,
+# which loads asyncio.
 __all__ = [
     "F_ADD_SEALS",
     "F_GET_SEALS",
@@ -129,6 +138,7 @@ __all__ = [
     "get_seals",
     "get_size",
     "memfd_create",
+    "pending",
     "recv",
     "recv_array",
     "send",
@@ -163,14 +173,12 @@ def get_include() -> str:
 if not TYPE_CHECKING:  # else every misspelt name would pass
 
     def __getattr__(name: str) -> object:
-        if name in _SEAL_NAMES:
-            from memfd import _seal
+        from importlib import import_module
 
-            globals().update({name: getattr(_seal, name) for name in _SEAL_NAMES})
-        elif name in _SOCKET_NAMES:
-            from memfd import _socket
-
-            globals().update({name: getattr(_socket, name) for name in _SOCKET_NAMES})
+        if name == "aio":
+            found = import_module("memfd.aio")
+        elif name in _HOMES:
+            found = getattr(import_module(f"memfd.{_HOMES[name]}"), name)
         elif name in _NUMPY_NAMES:
             try:
                 arrays = _reduction.load_arrays()
@@ -181,11 +189,12 @@ if not TYPE_CHECKING:  # else every misspelt name would pass
                     f"memfd.{name} needs NumPy: pip install 'memfd[numpy]'",
                     name="numpy",
                 ) from None
-            globals().update({name: getattr(arrays, name) for name in _NUMPY_NAMES})
+            found = getattr(arrays, name)
         else:
             raise AttributeError(f"module 'memfd' has no attribute {name!r}")
-        return globals()[name]
+        globals()[name] = found
+        return found
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_SEAL_NAMES, *_SOCKET_NAMES, *_NUMPY_NAMES})
+    return sorted({*globals(), *_HOMES, *_NUMPY_NAMES, "aio"})

@@ -8,8 +8,9 @@ import io
 import _weakref
 
 cimport cython
-from cpython.buffer cimport PyBuffer_FillInfo
-from cpython.exc cimport PyErr_CheckSignals
+from cpython.buffer cimport (
+    PyBUF_STRIDED_RO, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer,
+)
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.object cimport PyObject_AsFileDescriptor
 from libc cimport errno
@@ -551,6 +552,28 @@ cdef class Mapping:
         if answer == -1:
             self._closed = False
             raise_errno("the mapping is still open")
+
+    def _place(self, array, /):
+        """Return where in this memory an array begins, or -1 if it reaches outside."""
+        cdef Py_buffer view
+        cdef Py_ssize_t start, low, high, reach
+        cdef int i
+        PyObject_GetBuffer(array, &view, PyBUF_STRIDED_RO)
+        # As numbers: to a compiler, these need not be addresses within one object.
+        start = low = high = <Py_ssize_t>(<size_t>view.buf - <size_t>self._address)
+        for i in range(view.ndim):
+            reach = (view.shape[i] - 1) * view.strides[i]
+            if reach < 0:
+                low += reach
+            else:
+                high += reach
+        high += view.itemsize
+        if view.len == 0:
+            start = 0
+        elif low < 0 or high > <Py_ssize_t>self._size:
+            start = -1
+        PyBuffer_Release(&view)
+        return start
 
     def _populate(self):
         """Make all pages now, huge where possible; the rest is made when touched."""

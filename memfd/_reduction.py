@@ -1,15 +1,14 @@
-"""Memfds and arrays on their way to another process through multiprocessing.
+"""Memfds and arrays on their way to another process, through multiprocessing or loky.
 
-`import memfd` imports no multiprocessing: what to do with our types is told to its
-pickler when ``multiprocessing.reduction`` is imported, before or after.
+`import memfd` imports neither: what to do with our types is told to their picklers when
+the modules of these are imported, before or after.
 """
 
 from __future__ import annotations
 
-import os
 import sys
 
-from memfd import _core, _file, _mapping
+from memfd import _file, _loan, _mapping
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,37 +26,61 @@ if TYPE_CHECKING:
 
     _Reduced: TypeAlias = str | tuple[Any, ...]
 
-_REDUCTION = "multiprocessing.reduction"
+# Where picklers for other processes of this machine are: what to call with a type there.
+_PICKLERS = {
+    "multiprocessing.reduction": ("ForkingPickler", "register"),
+    "loky.backend.reduction": ("register",),
+    "joblib.externals.loky.backend.reduction": ("register",),
+}
 
 _reducers: dict[type, Callable[[Any], _Reduced]] = {}
 
+# Modules that are loaded when they are needed.
+_arrays: Any = None
+_handover: Any = None
+
 
 def register(cls: type, reduce: Callable[[Any], _Reduced]) -> None:
-    """Let multiprocessing pickle instances of `cls` by calling `reduce`."""
+    """Let multiprocessing and loky pickle instances of `cls` by calling `reduce`."""
     _reducers[cls] = reduce
-    if _REDUCTION in sys.modules:
-        _teach(sys.modules[_REDUCTION])
+    for name in _PICKLERS:
+        if name in sys.modules:
+            _teach(sys.modules[name])
 
 
-def load_arrays() -> ModuleType:
-    """Import the module of the arrays, which needs NumPy, and register its type."""
-    from memfd import _array
+def load_arrays() -> Any:
+    """Import the module of the arrays, which needs NumPy, and register its types."""
+    global _arrays
+    if _arrays is None:
+        from memfd import _array
 
-    if _array.Array not in _reducers:
         register(_array.Array, _reduce_array)
-    return _array
+        register(_array.Memory, _reduce_memory)
+        _arrays = _array
+    return _arrays
 
 
-def _teach(reduction: ModuleType) -> None:
-    # Missing while multiprocessing.reduction is half imported; the hook comes later.
-    pickler = getattr(reduction, "ForkingPickler", None)
-    if pickler is not None:
+def _load_handover() -> Any:
+    global _handover
+    if _handover is None:
+        from memfd import _handover as module
+
+        _handover = module
+    return _handover
+
+
+def _teach(module: Any) -> None:
+    teach = module
+    for attribute in _PICKLERS[module.__name__]:
+        # Missing while the module is half imported; the hook comes later.
+        teach = getattr(teach, attribute, None)
+    if teach is not None:
         for cls, reduce in _reducers.items():
-            pickler.register(cls, reduce)
+            teach(cls, reduce)
 
 
 class _Hook:
-    """Finds multiprocessing.reduction once, and teaches it when it is there."""
+    """Finds the modules with picklers, and teaches them when they are there."""
 
     @staticmethod
     def find_spec(
@@ -65,15 +88,16 @@ class _Hook:
         path: Sequence[str] | None = None,
         target: ModuleType | None = None,
     ) -> ModuleSpec | None:
-        if name != _REDUCTION:
+        if name not in _PICKLERS:
             return None
-        sys.meta_path.remove(_Hook)
-        from importlib.util import find_spec
-
-        spec = find_spec(name)
-        if spec is not None and spec.loader is not None:
-            spec.loader = _Loader(spec.loader)  # type: ignore[assignment]  # no Loader
-        return spec
+        for finder in sys.meta_path:
+            if finder is not _Hook and hasattr(finder, "find_spec"):
+                spec = finder.find_spec(name, path, target)
+                if spec is not None:
+                    if spec.loader is not None:
+                        spec.loader = _Loader(spec.loader)  # type: ignore[assignment]
+                    return spec
+        return None
 
 
 class _Loader:
@@ -92,27 +116,48 @@ class _Loader:
 
 
 def _reduce_memfd(memfd: Memfd) -> _Reduced:
-    if memfd.closed:
-        raise ValueError(f"{memfd!r} cannot be sent to another process")
-    from multiprocessing.reduction import DupFd
-
-    return _rebuild_memfd, (DupFd(memfd.fileno()), memfd.name)
+    return _rebuild_memfd, _load_handover().give(memfd)
 
 
-def _rebuild_memfd(handle: Any, name: str) -> Memfd:
-    try:
-        fd = handle.detach()
-    except (ConnectionError, FileNotFoundError, EOFError) as error:
-        raise ConnectionError(
-            f"memfd {name!r} cannot be received: the process that sent it is gone, or "
-            "this message was received before; a sender has to live until its message "
-            "is read"
-        ) from error
-    try:
-        return _file.adopt(fd)
-    except BaseException:
-        os.close(fd)
-        raise
+def _rebuild_memfd(slip: bytes | None, ticket: Any, name: str) -> Memfd:
+    taken: Memfd = _load_handover().take(slip, ticket, name)
+    return taken
+
+
+def _reduce_memory(memory: Memory) -> _Reduced:
+    return _rebuild_memory, (memory.mode, *_load_handover().give(memory.memfd))
+
+
+def _rebuild_memory(mode: Mode, slip: bytes | None, ticket: Any, name: str) -> Memory:
+    handover, arrays = _load_handover(), load_arrays()
+    memory = None if slip is None else _mapped_already(slip, mode, arrays)
+    if memory is None or slip is None:
+        memory = arrays.map_memory(handover.take(slip, ticket, name), mode)
+    else:
+        handover.give_back(slip, ticket)  # guard: given back unopened -> pass
+    return memory
+
+
+def _mapped_already(slip: bytes, mode: Mode, arrays: Any) -> Memory | None:
+    """Return the Memory of the same file, if another one would show the same."""
+    file = _loan.file_of(slip)
+    if file is None:
+        return None
+    device, inode, is_immutable = file
+    if mode == "r" and not is_immutable:  # guard: mapped but not immutable
+        return None
+    kind: type[Memory] = arrays.Memory
+    for memory in _mapping.live(device, inode):
+        if type(memory) is not kind or memory.mode != mode:
+            continue
+        # Another thread may be about to set it, or close it.
+        memfd = getattr(memory, "memfd", None)
+        try:
+            if memfd is not None and _loan.is_of(slip, memfd):
+                return memory
+        except ValueError:
+            continue
+    return None
 
 
 def _reduce_array(array: Array) -> _Reduced:
@@ -126,13 +171,14 @@ def _reduce_array(array: Array) -> _Reduced:
             f"an array cannot be sent to another process: its {memory.memfd!r}; send "
             "a copy, or do not close it"
         )
-    offset = arrays.place(array, memory)
-    if offset is None:
+    offset = memory._place(array)
+    if offset < 0:
         return array.__reduce_ex__(4)
+    dtype = array.dtype
     return _rebuild_array, (
-        memory.memfd,
-        memory.mode,
-        array.dtype,
+        memory,
+        # Their names say all, and are quicker to pickle.
+        dtype.str if dtype.kind in "biufc" and dtype.metadata is None else dtype,
         array.shape,
         array.strides,
         offset,
@@ -141,39 +187,18 @@ def _reduce_array(array: Array) -> _Reduced:
 
 
 def _rebuild_array(
-    memfd: Memfd,
-    mode: Mode,
-    dtype: np.dtype[Any],
+    memory: Memory,
+    dtype: np.dtype[Any] | str,
     shape: tuple[int, ...],
     strides: tuple[int, ...],
     offset: int,
     writeable: bool,
 ) -> Array:
-    arrays = load_arrays()
-    memory = _mapped_already(memfd, mode, arrays) or arrays.map_memory(memfd, mode)
-    array: Array = arrays.view(memory, dtype, shape, offset, strides)
+    array: Array = load_arrays().view(memory, dtype, shape, offset, strides)
     if not writeable:
         array.flags.writeable = False
     return array
 
 
-def _mapped_already(memfd: Memfd, mode: Mode, arrays: ModuleType) -> Memory | None:
-    """Return the Memory of the same file, if another one would show the same."""
-    if mode == "r" and _core.seal_bits(memfd) & _core.IMMUTABLE != _core.IMMUTABLE:
-        return None
-    kind: type[Memory] = arrays.Memory
-    status = os.fstat(memfd.fileno())
-    for memory in _mapping.live(status.st_dev, status.st_ino):
-        if (
-            type(memory) is kind
-            and memory.mode == mode
-            and memory.memfd is not None
-            and not memory.memfd.closed
-        ):
-            return memory
-    return None
-
-
 register(_file.Memfd, _reduce_memfd)
-if _REDUCTION not in sys.modules:
-    sys.meta_path.insert(0, _Hook)
+sys.meta_path.insert(0, _Hook)

@@ -24,6 +24,7 @@ MODULES = (
     "_array",
     "_reduction",
     "_socket",
+    "aio",
 )
 PAGES = [path for path in (ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")))]
 
@@ -70,6 +71,7 @@ def test_installed_files():
     assert {name.partition(".")[0] for name in compiled} == {
         "_core",
         "_fill",
+        "_loan",
         "_mapping",
         "_message",
     }

@@ -16,10 +16,10 @@ TRANSPORT = pathlib.Path(__file__).with_name("transport.py")
 
 
 @functools.cache
-def outcomes(start_method, first):
+def outcomes(start_method, first, way):
     """Run the program once for all channels and kinds."""
     finished = subprocess.run(
-        [sys.executable, "-W", "ignore", str(TRANSPORT), start_method, first],
+        [sys.executable, "-W", "ignore", str(TRANSPORT), start_method, first, way],
         capture_output=True,
         text=True,
         timeout=60,
@@ -28,6 +28,7 @@ def outcomes(start_method, first):
     return json.loads(finished.stdout)
 
 
+@pytest.mark.parametrize("way", ["proc", "ticket"])
 @pytest.mark.parametrize("first", ["memfd", "multiprocessing"])
 @pytest.mark.parametrize("kind", ["array", "view", "r+ array", "Memfd"])
 @pytest.mark.parametrize(
@@ -35,9 +36,9 @@ def outcomes(start_method, first):
     ["Process argument", "Queue", "SimpleQueue", "Pipe", "Pool", "ProcessPoolExecutor"],
 )
 @pytest.mark.parametrize("start_method", ["fork", "spawn", "forkserver"])
-def test_everything_travels_everywhere(start_method, channel, kind, first):
+def test_everything_travels_everywhere(start_method, channel, kind, first, way):
     """As a descriptor, both ways, whatever was imported first; no second mapping."""
-    assert outcomes(start_method, first)[f"{channel} {kind}"] == "ok"
+    assert outcomes(start_method, first, way)[f"{channel} {kind}"] == "ok"
 
 
 def test_import_order_and_arrays_made_before(run):
@@ -150,6 +151,8 @@ def test_sender_that_is_gone(run):
         import memfd, numpy as np
 
         def send(connection, how):
+            from memfd import _handover
+            _handover._LINGER = 0.1
             connection.send(memfd.share(np.arange(3), name="lost"))
             if how == "killed":
                 os.kill(os.getpid(), 9)
@@ -190,13 +193,14 @@ def test_a_second_mapping_of_the_writable_is_shared(run):
 
 
 def test_import_is_small(run):
-    """import memfd brings neither NumPy, multiprocessing, socket nor metadata."""
+    """import memfd brings neither NumPy, multiprocessing, asyncio, socket nor metadata."""
     run("""
         import sys
         before = set(sys.modules)  # an editable install loads some at start
         import memfd
         new = set(sys.modules) - before
-        heavy = {"numpy", "multiprocessing", "socket", "importlib.metadata", "typing"}
+        heavy = {"numpy", "multiprocessing", "asyncio", "socket", "typing"}
+        heavy.add("importlib.metadata")
         assert not heavy & new, heavy & new
         assert memfd.from_bytes(b"x").read() == b"x"
         assert "numpy" not in sys.modules

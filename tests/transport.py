@@ -1,6 +1,8 @@
 """A program for test_reduction.py: one start method, one import order, all channels.
 
-    python transport.py START_METHOD memfd|multiprocessing
+    python transport.py START_METHOD memfd|multiprocessing proc|ticket
+
+With ``ticket`` no process can open what another has: all goes through DupFd's service.
 
 It sends each kind of object to another process and back through each channel, and prints
 one JSON object: "channel kind" -> "ok" or what went wrong.
@@ -23,6 +25,11 @@ import os
 from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
+
+from memfd import _loan
+
+if sys.argv[3] == "ticket":
+    _loan.fetch = lambda cls, slip: None
 
 KINDS = ("array", "view", "r+ array", "Memfd")
 CHANNELS = (

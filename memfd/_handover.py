@@ -1,0 +1,279 @@
+"""Handing over: memfds that were sent through multiprocessing and wait to be fetched.
+
+Every message carries a slip, with which a process of the same user fetches the memfd
+through /proc, and a ticket of multiprocessing's own resource sharer for all others.
+"""
+
+from __future__ import annotations
+
+import _weakref
+import contextlib
+import errno
+import functools
+import multiprocessing.connection
+import os
+import resource
+import select
+import signal
+import threading
+import time
+from multiprocessing import context, process, reduction, resource_sharer, util
+
+from memfd import _file, _loan
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, TypeAlias
+
+    from memfd._file import Memfd
+
+    Ticket: TypeAlias = tuple[Any, int]
+
+_MAX_AGE = 600.0  # seconds after which a message may be given up
+_LINGER = 10.0  # seconds that a child waits at its end for its messages to be read
+_PAUSE = 0.02  # seconds between two looks at the pipe, where nothing is sent meanwhile
+_MANY = 64  # messages that may wait in any case
+
+_sharer: Any = resource_sharer._resource_sharer  # type: ignore[attr-defined]
+
+# The number of each slip that was not given back, oldest first: what is kept for it, since
+# when, and the key of its ticket.
+_pending: dict[int, list[Any]] = {}
+
+# The descriptors that this process got when it was started, as they are taken.
+_inherited: set[int] = set()
+_desk: _loan.Desk | None = None
+_opening = threading.Lock()
+
+
+def give(memfd: Memfd) -> tuple[bytes | None, Any, str]:
+    """Return what another process calls `take` with."""
+    if memfd.closed:  # guard: closed memfd
+        raise ValueError(f"{memfd!r} cannot be sent to another process")
+    popen: Any = context.get_spawning_popen()
+    if popen is not None:
+        # An argument of a process that is being started, which inherits it, once.
+        known = popen.__dict__.setdefault("_memfd", {})
+        fd = memfd.fileno()
+        if fd not in known:
+            known[fd] = reduction.DupFd(fd)
+        return None, known[fd], memfd.name
+    return *_lend(memfd), memfd.name
+
+
+def take(slip: bytes | None, ticket: Any, name: str) -> Memfd:
+    """Return the memfd that another process gave, and tell it so."""
+    if slip is None:
+        fd = ticket.detach()
+        if fd in _inherited:
+            return _adopted(os.dup(fd), name)
+        _inherited.add(fd)
+        return _adopted(fd, name)
+    try:
+        memfd = _loan.fetch(_file.Memfd, slip)
+        if memfd is not None:
+            memfd.name = name
+            give_back(slip, ticket)  # guard: given back
+            return memfd
+    except BaseException:
+        # The message is lost, the memory need not be.
+        _loan.give_back(slip)  # guard: given back by who fails
+        raise
+    return _adopted(_redeemed(ticket, name), name)
+
+
+def give_back(slip: bytes, ticket: Ticket) -> None:
+    """Tell the sender that what it keeps for this message is not needed any more."""
+    if not _loan.give_back(slip):  # guard: given back by ticket
+        # The ticket does as well, unless the sender is gone, or knows it.
+        with contextlib.suppress(OSError, RuntimeError, multiprocessing.ProcessError):
+            os.close(_redeemed(ticket, ""))
+
+
+def collect() -> None:
+    """Forget what was given back."""
+    if _desk is not None:
+        for entry in _desk.read(_pending):
+            if entry is not None:
+                _sharer._cache.pop(entry[2], None)
+
+
+def pending() -> int:
+    """Return how many messages of this process with memfds were not received yet.
+
+    What was sent through multiprocessing is kept for its receiver, memory included, until
+    that has unpickled it.
+
+    Returns
+    -------
+    int
+        Messages with an Array or a Memfd that nobody has unpickled yet; one with several
+        memfds counts once for each.
+
+    Notes
+    -----
+    Messages that waited for ten minutes are given up, oldest first, as soon as more wait
+    than a quarter of RLIMIT_NOFILE; who receives one after that gets a ConnectionError.
+
+    Examples
+    --------
+    >>> import memfd
+    >>> from multiprocessing import Pipe
+    >>> here, there = Pipe()
+    >>> here.send(memfd.from_bytes(b"data"))
+    >>> memfd.pending()
+    1
+    >>> there.recv().read()
+    b'data'
+    >>> memfd.pending()
+    0
+    """
+    collect()
+    return len(_pending)
+
+
+def _lend(memfd: Memfd) -> tuple[bytes, Ticket]:
+    desk = _desk or _open_desk()
+    if _pending:
+        collect()
+        if len(_pending) >= _MANY:
+            soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+            if len(_pending) > soft // 4 > 0:
+                _give_up()  # guard: bound
+    # One duplicate for all messages with this memfd.
+    loan = None if memfd._loan is None else memfd._loan()
+    if loan is None:
+        loan = _duplicate(memfd)
+        memfd._loan = _weakref.ref(loan)
+    number, slip = desk.write(loan, memfd)
+    entry = _pending[number] = [loan, time.monotonic(), None]
+    ticket = _sharer.register(
+        functools.partial(_send, number), functools.partial(_pending.pop, number, None)
+    )
+    entry[2] = ticket[1]
+    return slip, ticket
+
+
+def _duplicate(memfd: Memfd) -> _loan.Loan:
+    try:
+        return _loan.Loan(memfd)
+    except OSError as error:
+        if error.errno != errno.EMFILE:
+            raise
+    collect()
+    _give_up()
+    try:
+        return _loan.Loan(memfd)
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"{os.strerror(error.errno)}: a memfd cannot be sent while {len(_pending)} "
+            "messages wait to be received (RLIMIT_NOFILE)",
+        ) from None
+
+
+def _send(number: int, connection: Any, pid: int) -> None:
+    """Answer a ticket; called in the thread of the resource sharer."""
+    loan = _pending[number][0]
+    reduction.send_handle(connection, loan.fileno(), pid)
+
+
+def _forget(number: int) -> None:
+    entry = _pending.pop(number, None)
+    if entry is not None:
+        _sharer._cache.pop(entry[2], None)
+
+
+def _give_up() -> None:
+    """Forget what has waited for too long."""
+    before = time.monotonic() - _MAX_AGE
+    for number, (_, since, _) in list(_pending.items()):
+        if since > before:  # guard: given up too early
+            break
+        _forget(number)
+
+
+def _redeemed(ticket: Ticket, name: str) -> int:
+    """Return the descriptor from the resource sharer of the sender."""
+    try:
+        with _sharer.get_connection(ticket) as connection:
+            return reduction.recv_handle(connection)
+    except (ConnectionError, FileNotFoundError, EOFError) as error:
+        raise ConnectionError(
+            f"memfd {name!r} cannot be received: the process that sent it is gone, or "
+            "this message was received before, or waited for too long; a sender has to "
+            "live until its message is read"
+        ) from error
+
+
+def _adopted(fd: int, name: str) -> Memfd:
+    try:
+        memfd = _file.adopt(fd)
+    except BaseException:
+        os.close(fd)
+        raise
+    memfd.name = name
+    return memfd
+
+
+# --- while nothing is sent ------------------------------------------------------------
+
+
+def _open_desk() -> _loan.Desk:
+    global _desk
+    with _opening:
+        if _desk is None:
+            desk = _loan.Desk()
+            thread = threading.Thread(
+                target=_keep_collecting, args=(desk,), daemon=True
+            )
+            with contextlib.suppress(RuntimeError):  # the interpreter is ending
+                thread.start()
+            # After the threads of queues, which still send (-5); before the folder goes
+            # where the resource sharer listens (-100).
+            util.Finalize(None, _linger, exitpriority=-50)  # guard: child that ends
+            _desk = desk
+        return _desk
+
+
+def _keep_collecting(desk: _loan.Desk) -> None:
+    """Release what was given back to a process that sends nothing more; a thread."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    poll = select.poll()
+    poll.register(desk.fileno(), select.POLLIN)
+    while True:
+        poll.poll()
+        # One look for many, and none where each new message looks itself.
+        time.sleep(_PAUSE)
+        collect()  # guard: idle sender
+
+
+def _linger() -> None:
+    """Wait, in a child that ends, until what it has sent was received."""
+    parent = process.parent_process()
+    if parent is None or _desk is None:  # the main program waits for nobody
+        return
+    end = time.monotonic() + _LINGER
+    # loky does not tell how to wait for its parent.
+    ends = [_desk.fileno()] + [parent.sentinel] * (parent.sentinel is not None)
+    while pending():
+        left = end - time.monotonic()
+        if left <= 0:  # guard: end of waiting
+            break
+        # In short pieces: the thread may take from the pipe what this waits for.
+        ready = multiprocessing.connection.wait(ends, min(left, 0.1))
+        if parent.sentinel in ready:
+            break  # nobody is left
+
+
+def _begin_anew() -> None:
+    """Start empty in a forked child: the parent keeps what it sent."""
+    global _desk, _opening
+    _opening = threading.Lock()  # a thread of the parent may have had it
+    _pending.clear()  # guard: messages of a parent
+    if _desk is not None:
+        _desk.close()
+        _desk = None
+
+
+os.register_at_fork(after_in_child=_begin_anew)

@@ -1,0 +1,355 @@
+# cython: language_level=3, binding=True, embedsignature=False
+# cython: auto_pickle=False, autotestdict=False
+# cython: freethreading_compatible=True, subinterpreters_compatible=own_gil
+"""Loans: descriptors kept open for a process that fetches them through /proc.
+
+The sender keeps a duplicate and writes a slip, which says where it is.  The receiver opens
+``/proc/PID/fd/N``, sees that it is the file it should be, and writes the slip's number into
+a pipe of the sender, which it finds in the same way.
+"""
+
+import io
+import os
+
+cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.object cimport PyObject_AsFileDescriptor
+from libc cimport errno
+from libc.stdint cimport int32_t, int64_t, uint64_t
+from libc.stdio cimport snprintf
+from libc.string cimport memcmp, memcpy, memset
+from posix.fcntl cimport (
+    F_GETFL, O_ACCMODE, O_CLOEXEC, O_NOCTTY, O_NONBLOCK, O_RDONLY, O_RDWR, fcntl, open,
+)
+from posix.stat cimport fstat, stat, struct_stat
+from posix.unistd cimport close, getpid, read, write
+
+cimport memfd._linux as _linux
+
+from memfd._check cimport raise_errno
+from memfd._core cimport memfd_get_seals
+
+cdef extern from "fcntl.h" nogil:
+    int F_DUPFD_CLOEXEC
+
+cdef extern from *:
+    """
+    #define MEMFD_NANOSECONDS(status) \
+        ((int64_t)(status).st_mtim.tv_sec * 1000000000 + (status).st_mtim.tv_nsec)
+    """
+    int64_t nanoseconds "MEMFD_NANOSECONDS"(struct_stat status) nogil
+
+cdef enum:
+    _IMMUTABLE = _linux.F_SEAL_SHRINK | _linux.F_SEAL_GROW | _linux.F_SEAL_WRITE
+    _AT_ONCE = 512  # numbers read from the pipe
+
+_new_file, _init_file = io.FileIO.__new__, io.FileIO.__init__
+
+# All that a receiver needs.  Both sides are the same program on the same machine.
+cdef struct Slip:
+    char boot[16]  # of the kernel: elsewhere, equal numbers mean nothing
+    uint64_t number  # to be written into the pipe
+    uint64_t pipe_device
+    uint64_t pipe_inode
+    uint64_t device
+    uint64_t inode
+    int64_t size
+    int64_t modified  # nanoseconds
+    int32_t pid
+    int32_t pipe  # descriptors in the process `pid`
+    int32_t loan
+    int32_t original
+    int32_t access
+    int32_t immutable
+
+
+cdef bytes _boot_id():
+    """Return what tells this kernel from all others, or zeros."""
+    try:
+        with io.open("/proc/sys/kernel/random/boot_id") as file:
+            return bytes.fromhex(file.read().strip().replace("-", ""))
+    except (OSError, ValueError):
+        return bytes(16)
+
+
+_boot = _boot_id()
+
+
+cdef class Loan:
+    """Loan(fd)
+
+    The owner of a duplicate of `fd`, which is closed with the object.
+    """
+
+    cdef object __weakref__
+    cdef int _fd
+    cdef int _access
+
+    def __cinit__(self, fd):
+        self._fd = -1
+        self._fd = fcntl(PyObject_AsFileDescriptor(fd), F_DUPFD_CLOEXEC, 3)
+        if self._fd == -1:
+            raise_errno("")
+        self._access = fcntl(self._fd, F_GETFL) & O_ACCMODE
+
+    def __dealloc__(self):
+        if self._fd != -1:
+            with nogil:
+                close(self._fd)
+
+    def fileno(self):
+        """Return the duplicate, which stays owned here."""
+        return self._fd
+
+
+cdef class Desk:
+    """Desk()
+
+    Where this process writes slips, and learns which of them were used.
+    """
+
+    cdef int _ends[2]
+    cdef Slip _form
+
+    def __cinit__(self):
+        cdef struct_stat status
+        cdef bytes start = os.urandom(8)
+        self._ends[0] = self._ends[1] = -1
+        self._ends[0], self._ends[1] = os.pipe2(O_CLOEXEC | O_NONBLOCK)
+        if fstat(self._ends[1], &status) == -1:
+            raise_errno("")
+        memset(&self._form, 0, sizeof(Slip))
+        memcpy(self._form.boot, PyBytes_AS_STRING(_boot), 16)
+        # Nobody who got the process id or a descriptor of ours later has such numbers.
+        memcpy(&self._form.number, PyBytes_AS_STRING(start), 8)
+        self._form.pipe_device = status.st_dev
+        self._form.pipe_inode = status.st_ino
+        self._form.pid = getpid()
+        self._form.pipe = self._ends[1]
+
+    def __dealloc__(self):
+        self.close()
+
+    def close(self):
+        """Close the pipe."""
+        for i in range(2):
+            if self._ends[i] != -1:
+                close(self._ends[i])
+                self._ends[i] = -1
+
+    def fileno(self):
+        """Return the end of the pipe that can be read when a slip was used."""
+        return self._ends[0]
+
+    def write(self, Loan loan, fd, /):
+        """Return the number of a new slip for `loan`, a duplicate of `fd`; and the slip."""
+        cdef struct_stat status
+        cdef int seals
+        cdef int descriptor = PyObject_AsFileDescriptor(fd)
+        cdef Slip slip
+        if fstat(loan._fd, &status) == -1:
+            raise_errno(f"descriptor {loan._fd}")
+        seals = memfd_get_seals(loan._fd)
+        with cython.critical_section(self):
+            self._form.number += 1
+            slip = self._form
+        slip.device = status.st_dev
+        slip.inode = status.st_ino
+        slip.size = status.st_size
+        slip.modified = nanoseconds(status)
+        slip.loan = loan._fd
+        slip.original = descriptor
+        slip.access = loan._access
+        slip.immutable = seals != -1 and seals & _IMMUTABLE == _IMMUTABLE
+        return slip.number, PyBytes_FromStringAndSize(<char *>&slip, sizeof(Slip))
+
+    def read(self, dict pending, /):
+        """Take what was given back out of `pending`, number -> anything, and return it."""
+        cdef uint64_t numbers[_AT_ONCE]
+        cdef ssize_t got = sizeof(numbers)
+        cdef list found = []
+        # In C: what was read once must not be lost when a signal handler raises.
+        while got == sizeof(numbers):
+            got = read(self._ends[0], numbers, sizeof(numbers))
+            for i in range(got // <ssize_t>sizeof(uint64_t)):
+                found.append(pending.pop(numbers[i], None))
+        return found
+
+
+cdef bint _read(bytes slip, Slip *into):
+    """Read a slip; tell whether it was written on this machine."""
+    if PyBytes_GET_SIZE(slip) != sizeof(Slip):  # guard: size of a slip
+        return False
+    memcpy(into, PyBytes_AS_STRING(slip), sizeof(Slip))
+    if _boot == bytes(16):
+        return False
+    # guard: another machine -> return True
+    return memcmp(into.boot, PyBytes_AS_STRING(_boot), 16) == 0
+
+
+cdef bint _is_of(const Slip *slip, const struct_stat *status) noexcept nogil:
+    """Tell whether this is the file that was lent."""
+    if <uint64_t>status.st_dev != slip.device:  # guard: device of a loan
+        return False
+    if <uint64_t>status.st_ino != slip.inode:  # guard: inode of a loan
+        return False
+    if not slip.immutable:
+        return True
+    # What never changes tells files apart even where inodes are numbered again.
+    if status.st_size != slip.size:  # guard: size of a loan
+        return False
+    return nanoseconds(status[0]) == slip.modified  # guard: time of a loan -> return True
+
+
+cdef bint _is_pipe_of(const Slip *slip, const struct_stat *status) noexcept nogil:
+    """Tell whether this is the pipe of who wrote the slip."""
+    if <uint64_t>status.st_dev != slip.pipe_device:  # guard: device of a pipe
+        return False
+    return <uint64_t>status.st_ino == slip.pipe_inode  # guard: pipe -> return True
+
+
+def file_of(bytes slip, /):
+    """Return device and inode of what was lent, and whether it is immutable, or None."""
+    cdef Slip form
+    if not _read(slip, &form):
+        return None
+    return form.device, form.inode, form.immutable != 0
+
+
+def is_of(bytes slip, fd, /):
+    """Tell whether `fd` is the file that was lent."""
+    cdef Slip form
+    cdef struct_stat status
+    return (
+        _read(slip, &form)
+        and fstat(PyObject_AsFileDescriptor(fd), &status) == 0
+        and _is_of(&form, &status)
+    )
+
+
+cdef int _open(const Slip *slip, int lent) noexcept nogil:
+    """Open what was lent where the sender has it as `lent`.  -1 and errno.
+
+    ESTALE: there is another file by now.
+    """
+    cdef char path[40]
+    cdef struct_stat status
+    cdef int fd, error
+    snprintf(path, sizeof(path), "/proc/%d/fd/%d", slip.pid, lent)
+    # Looked at first: opening a device, for one, can do things.
+    if stat(path, &status) == -1:
+        return -1
+    if not _is_of(slip, &status):  # guard: look before opening
+        errno.errno = errno.ESTALE
+        return -1
+    fd = open(path, slip.access | O_CLOEXEC | O_NONBLOCK | O_NOCTTY)
+    if fd == -1:
+        return -1
+    if fstat(fd, &status) == 0:
+        if _is_of(slip, &status):  # guard: look after opening -> if True:
+            return fd
+        errno.errno = errno.ESTALE
+    error = errno.errno
+    close(fd)
+    errno.errno = error
+    return -1
+
+
+cdef class _Pipe:
+    """The pipe that was written to last, as most messages come from one sender."""
+
+    cdef int fd
+    cdef int pid
+    cdef int number
+    cdef uint64_t inode
+
+    def __cinit__(self):
+        self.fd = -1
+
+    def __dealloc__(self):
+        if self.fd != -1:
+            close(self.fd)
+
+    cdef bint reach(self, const Slip *slip) noexcept:
+        """Open the pipe of this sender, unless that was done already."""
+        cdef char path[40]
+        cdef struct_stat status
+        if (
+            self.fd != -1
+            and self.pid == slip.pid
+            and self.number == slip.pipe
+            and self.inode == slip.pipe_inode
+        ):
+            return True
+        if self.fd != -1:
+            close(self.fd)
+            self.fd = -1
+        snprintf(path, sizeof(path), "/proc/%d/fd/%d", slip.pid, slip.pipe)
+        if stat(path, &status) == -1 or not _is_pipe_of(slip, &status):
+            return False
+        # For reading, too, so that no SIGPIPE can come when the sender is gone.
+        self.fd = open(path, O_RDWR | O_CLOEXEC | O_NONBLOCK | O_NOCTTY)
+        if self.fd == -1:
+            return False
+        self.pid, self.number, self.inode = slip.pid, slip.pipe, slip.pipe_inode
+        if fstat(self.fd, &status) == 0 and _is_pipe_of(slip, &status):
+            return True
+        close(self.fd)
+        self.fd = -1
+        return False
+
+
+_pipe = _Pipe()
+
+
+def fetch(cls, bytes slip, /):
+    """Open what was lent and return a `cls`, a kind of FileIO, that owns it.
+
+    Returns
+    -------
+    cls or None
+        With a position of its own; None if it cannot be opened like this: /proc is
+        closed to us, or the sender or its loan are gone.
+
+    Raises
+    ------
+    OSError
+        ``EMFILE``, ``ENFILE``: too many open files.
+    """
+    cdef Slip form
+    cdef int fd
+    if not _read(slip, &form):
+        return None
+    file = _new_file(cls)
+    # Before the last descriptor that is left may go.
+    with cython.critical_section(_pipe):
+        (<_Pipe>_pipe).reach(&form)
+    with nogil:
+        fd = _open(&form, form.loan)
+        if fd == -1 and errno.errno != errno.EMFILE and errno.errno != errno.ENFILE:
+            # The loan is over once a message was read; for another reader of the same
+            # message the sender may have the file itself.
+            fd = _open(&form, form.original)
+    if fd == -1:
+        if errno.errno == errno.EMFILE or errno.errno == errno.ENFILE:
+            raise_errno("no descriptor is left for a memfd that arrived")
+        return None
+    try:
+        _init_file(file, fd, "rb" if form.access == O_RDONLY else "r+b")
+    except BaseException:
+        close(fd)
+        raise
+    return file
+
+
+def give_back(bytes slip, /):
+    """Tell the sender that its loan is not needed any more; return whether it was told."""
+    cdef Slip form
+    cdef _Pipe pipe = _pipe
+    if not _read(slip, &form):
+        return False
+    # The GIL stays, and so does the pipe, until the number is written.
+    with cython.critical_section(pipe):
+        if not pipe.reach(&form):
+            return False
+        return write(pipe.fd, &form.number, sizeof(uint64_t)) == sizeof(uint64_t)

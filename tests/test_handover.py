@@ -1,0 +1,679 @@
+"""Memfds that were sent through multiprocessing: fetched, given back, kept, given up."""
+
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip("numpy")
+
+# What the programs below begin with.  `slip` tells where a sender has something; its
+# numbers can be changed, as if another process or file had got them since.
+START = """
+import ctypes, multiprocessing, os, pickle, signal, struct, sys, time
+import numpy as np
+import memfd
+from memfd import _handover, _loan
+from multiprocessing.reduction import ForkingPickler
+
+FIELDS = "16sQQQQQqqiiiiii"
+NAMES = "NUMBER PIPE_DEVICE PIPE_INODE DEVICE INODE SIZE MODIFIED PID PIPE LOAN ORIGINAL"
+globals().update({name: i for i, name in enumerate(NAMES.split(), 1)})
+
+def descriptors(pid="self"):
+    return len(os.listdir(f"/proc/{pid}/fd")) - (pid == "self")
+
+def until(condition, what):
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end, what
+        time.sleep(0.005)
+
+def changed(memfd, **fields):
+    slip, ticket, name = _handover.give(memfd)
+    numbers = list(struct.unpack(FIELDS, slip))
+    for field, number in fields.items():
+        numbers[globals()[field]] = number
+    return struct.pack(FIELDS, *numbers), ticket, name
+
+def no_ticket(*arguments):
+    raise AssertionError("asked the service of DupFd")
+
+def forked(function):
+    pid = os.fork()
+    if pid == 0:
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # when this process ends
+        try:
+            function()
+            os._exit(0)
+        except BaseException:
+            import traceback
+            traceback.print_exc()
+        os._exit(1)
+    return pid
+
+def succeeded(pid):
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+"""
+
+
+@pytest.fixture
+def play(run):
+    """Run a program after START."""
+
+    def play(program, **options):
+        import textwrap
+
+        return run(START + textwrap.dedent(program), **options)
+
+    return play
+
+
+def test_example(run):
+    """The docstring's example runs and answers what it says."""
+    run("""
+        import doctest
+        from memfd import _handover
+        failed, tried = doctest.testmod(_handover)
+        assert tried >= 6 and not failed
+    """)
+
+
+def test_the_way_is_proc(play):
+    """What arrives has a description of its own, close-on-exec, and needed no service."""
+    play("""
+        here, there = multiprocessing.Pipe()
+        _handover._sharer.get_connection = no_ticket
+        sent = memfd.from_bytes(b"0123456789")
+        sent.seek(4)
+
+        def receive():
+            got = there.recv()
+            assert got.name == sent.name and not os.get_inheritable(got.fileno())
+            assert got.read() == b"0123456789"
+            os._exit(7)
+
+        pid = forked(receive)
+        here.send(sent)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+        assert sent.tell() == 4
+        assert memfd.pending() == 0
+    """)
+
+
+def test_access_is_kept(play):
+    """A memfd that was opened for reading arrives like that."""
+    play("""
+        here, there = multiprocessing.Pipe()
+        writable = memfd.create(size=3)
+        for sent in (writable, writable.reopen("r")):
+            here.send(sent)
+            assert there.recv().writable() == sent.writable()
+    """)
+
+
+def test_idle_sender_keeps_nothing(play):
+    """Memory that everybody dropped is free, although the sender does nothing more."""
+    play("""
+        here, there = multiprocessing.Pipe()
+        ready, go = os.pipe()
+
+        def send():
+            array = memfd.share(np.zeros(1000))
+            here.send(array)
+            inode = os.fstat(array.memfd.fileno()).st_ino
+            os.write(go, struct.pack("q", inode))
+            del array
+            signal.pause()
+
+        pid = forked(send)
+        inode, = struct.unpack("q", os.read(ready, 8))
+
+        def is_kept():
+            links = [f"/proc/{pid}/fd/{fd}" for fd in os.listdir(f"/proc/{pid}/fd")]
+            return inode in [os.stat(link).st_ino for link in links]
+
+        assert is_kept()
+        assert there.recv().tolist() == [0] * 1000
+        until(lambda: not is_kept(), "the sender keeps what was received")
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    """)
+
+
+def test_known_memory_is_not_opened_again(play):
+    """A receiver that still maps the same immutable memfd opens nothing, maps nothing."""
+    play("""
+        here, there = multiprocessing.Pipe()
+        _handover._sharer.get_connection = no_ticket
+        array = memfd.share(np.arange(1000))
+
+        def receive():
+            first = there.recv()
+            before = descriptors()
+            def fetch(cls, slip):
+                raise AssertionError("opened it")
+            _loan.fetch = fetch
+            second = there.recv()
+            assert second.tolist() == array[::2].tolist()
+            assert np.shares_memory(first, second)
+            assert second.memfd is first.memfd and descriptors() == before
+
+        pid = forked(receive)
+        here.send(array)
+        here.send(array[::2])
+        assert succeeded(pid) and memfd.pending() == 0
+    """)
+
+
+def test_another_file_with_the_same_numbers_is_not_taken_for_it(play):
+    """Device and inode alone do not make it the memory that is mapped already."""
+    play("""
+        from memfd import _array, _reduction
+        array = memfd.share(np.arange(4))
+        slip, ticket, name = _handover.give(array.memfd)
+        assert _reduction._mapped_already(slip, "r", _array) is array.base
+        for change in ({"SIZE": 1}, {"MODIFIED": 1}, {"INODE": 1}, {"DEVICE": 0}):
+            slip, ticket, name = changed(array.memfd, **change)
+            assert _reduction._mapped_already(slip, "r", _array) is None, change
+            assert not _loan.is_of(slip, array.memfd), change
+            assert _loan.fetch(memfd.Memfd, slip) is None, change
+        foreign = bytes(16) + slip[16:]
+        assert _reduction._mapped_already(foreign, "r", _array) is None
+        assert _loan.fetch(memfd.Memfd, foreign) is None
+        assert not _loan.give_back(foreign)
+        longer = _handover.give(array.memfd)[0] + b"x"
+        assert _loan.fetch(memfd.Memfd, longer) is None
+        assert _loan.fetch(memfd.Memfd, b"short") is None
+    """)
+
+
+@pytest.mark.parametrize("what", ["alive", "gone"])
+def test_a_pid_that_is_another_process_by_now(play, what):
+    """It has no such file, or is gone as well; the ticket still works."""
+    play(
+        """
+        sent = memfd.from_bytes(b"the right one")
+        pid = forked(signal.pause)
+        if WHAT == "gone":
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        slip, ticket, name = changed(sent, PID=pid, LOAN=500, ORIGINAL=500)
+        assert _loan.fetch(memfd.Memfd, slip) is None
+        assert _handover.take(slip, ticket, name).read() == b"the right one"
+        until(lambda: memfd.pending() == 0, "not given back")
+        """.replace("WHAT", repr(what))
+    )
+
+
+@pytest.mark.parametrize("what", ["fifo", "file", "directory", "device"])
+def test_a_descriptor_that_is_another_file_by_now(play, what, tmp_path):
+    """It is noticed without opening that file; the ticket still works."""
+    play(
+        """
+        os.mkfifo("FOLDER/fifo")
+        fd = {
+            "fifo": lambda: os.open("FOLDER/fifo", os.O_RDWR),
+            "file": lambda: memfd.memfd_create("the wrong one"),
+            "directory": lambda: os.open("FOLDER", os.O_RDONLY),
+            "device": lambda: os.open("/dev/full", os.O_RDWR),
+        }[WHAT]()
+        libc = ctypes.CDLL(None)
+        watch = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+        opened = 0x20  # IN_OPEN
+        assert libc.inotify_add_watch(watch, b"/proc/self/fd/%d" % fd, opened) != -1
+
+        sent = memfd.from_bytes(b"the right one")
+        slip, ticket, name = changed(sent, LOAN=fd, ORIGINAL=fd)
+        assert _loan.fetch(memfd.Memfd, slip) is None
+        assert _handover.take(slip, ticket, name).read() == b"the right one"
+        until(lambda: memfd.pending() == 0, "not given back")
+        try:
+            os.read(watch, 1000)
+        except BlockingIOError:
+            pass
+        else:
+            raise SystemExit("it was opened")
+        """.replace("WHAT", repr(what)).replace("FOLDER", str(tmp_path))
+    )
+
+
+def test_a_descriptor_that_changes_meanwhile(play):
+    """Between the look and the opening it becomes another file: that one is not taken."""
+    play("""
+        right, wrong = memfd.from_bytes(b"right"), memfd.from_bytes(b"wrong")
+        place = os.dup(right.fileno())
+        def flip():
+            while True:
+                os.dup2(wrong.fileno(), place)
+                os.dup2(right.fileno(), place)
+
+        pid = forked(flip)  # has a table of descriptors of its own: its own `place`
+        slip, ticket, name = changed(right, PID=pid, LOAN=place, ORIGINAL=place)
+        found = 0
+        for _ in range(20_000):
+            got = _loan.fetch(memfd.Memfd, slip)
+            if got is not None:
+                found += 1
+                assert got.read() == b"right"
+                got.close()
+        assert found > 100, found
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    """)
+
+
+def test_memory_that_can_change_is_opened_anew(play):
+    """Read-only arrays over memory that is not sealed do not share one mapping."""
+    play("""
+        here, there = multiprocessing.Pipe()
+        array = memfd.attach(memfd.zeros(4))
+        here.send(array)
+        got = there.recv()
+        assert got.base is not array.base
+        assert memfd.pending() == 0
+    """)
+
+
+def test_closed_ones_are_not_sent(play):
+    """Nothing is kept for a memfd that was closed before."""
+    play("""
+        here, there = multiprocessing.Pipe()
+        sent = memfd.from_bytes(b"data")
+        sent.close()
+        try:
+            here.send(sent)
+        except ValueError as error:
+            assert "cannot be sent" in str(error)
+        else:
+            raise SystemExit("no error")
+        assert memfd.pending() == 0
+    """)
+
+
+def test_a_pipe_that_is_another_one_by_now(play):
+    """The number is written to the sender's pipe only; the ticket gives the loan back."""
+    play("""
+        sent = memfd.from_bytes(b"data")
+        for other in (
+            dict(PIPE_INODE=1), dict(PIPE_DEVICE=1), dict(PIPE=sent.fileno()),
+            dict(PIPE=10_000),
+        ):
+            slip, ticket, name = changed(sent, **other)
+            assert not _loan.give_back(slip)
+            got = _handover.take(slip, ticket, name)
+            assert got.read() == b"data"
+            until(lambda: memfd.pending() == 0, "not given back")
+    """)
+
+
+def test_a_message_that_is_read_twice(play):
+    """It works as long as the sender has the memfd; then it is a ConnectionError."""
+    play("""
+        sent = memfd.from_bytes(b"data")
+        message = bytes(ForkingPickler.dumps(sent))
+        for _ in range(3):
+            assert pickle.loads(message).read() == b"data"
+            assert memfd.pending() == 0
+        before = descriptors()
+        sent.close()
+        sys.excepthook = lambda *error: None  # the service of DupFd reports it
+        try:
+            pickle.loads(message)
+        except ConnectionError as error:
+            assert "received before" in str(error)
+        else:
+            raise SystemExit("no error")
+        until(lambda: descriptors() < before, "a descriptor is left")
+    """)
+
+
+def test_broadcast_to_three(play):
+    """One message to three processes that read at the same time arrives three times."""
+    play("""
+        array = memfd.share(np.arange(100.0))
+        message = ForkingPickler.dumps(array[::3])
+        pipes = [multiprocessing.Pipe() for _ in range(3)]
+
+        def receive(there):
+            got = there.recv()
+            assert got.tolist() == array[::3].tolist()
+
+        pids = [forked(lambda: receive(there)) for _, there in pipes]
+        for here, _ in pipes:
+            here.send_bytes(message)
+        assert all([succeeded(pid) for pid in pids])
+        assert memfd.pending() == 0
+    """)
+
+
+def test_a_fork_begins_with_nothing(play):
+    """The child has no messages waiting; the parent's still arrive after its end."""
+    play("""
+        here, there = multiprocessing.Pipe()
+        here.send(memfd.from_bytes(b"parent's"))
+
+        def child():
+            assert memfd.pending() == 0
+            mine, other = multiprocessing.Pipe()
+            mine.send(memfd.from_bytes(b"child's"))
+            assert memfd.pending() == 1
+            assert other.recv().read() == b"child's"
+            assert memfd.pending() == 0
+
+        assert succeeded(forked(child))
+        assert memfd.pending() == 1
+        assert there.recv().read() == b"parent's"
+        assert memfd.pending() == 0
+    """)
+
+
+def test_failed_receivers_give_back(play):
+    """Who has no descriptor left gets EMFILE, and the sender keeps nothing for it."""
+    play("""
+        import resource
+        here, there = multiprocessing.Pipe()
+        # Both were used before, so that only the memfd is missing.
+        here.send(memfd.from_bytes(b""))
+        there.recv()
+        sent = memfd.from_bytes(b"data")
+        here.send(sent)
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (sent.fileno(), hard))
+        try:
+            there.recv()
+        except OSError as error:
+            assert error.errno == 24, error
+        else:
+            raise SystemExit("no error")
+        assert memfd.pending() == 0
+    """)
+
+
+def test_what_nobody_receives_is_given_up(play):
+    """Beyond a quarter of RLIMIT_NOFILE the oldest go, but only those of ten minutes."""
+    play("""
+        import resource
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (400, hard))
+        messages = [ForkingPickler.dumps(memfd.from_bytes(b"%d" % i)) for i in range(150)]
+        assert memfd.pending() == 150
+        _handover._MAX_AGE = 0
+        messages += [ForkingPickler.dumps(memfd.from_bytes(b"new"))]
+        assert memfd.pending() == 1
+        assert pickle.loads(messages[-1]).read() == b"new"
+        sys.excepthook = lambda *error: None
+        try:
+            pickle.loads(messages[0])
+        except ConnectionError as error:
+            assert "waited for too long" in str(error)
+        else:
+            raise SystemExit("no error")
+    """)
+
+
+def test_no_descriptor_left_to_send(play):
+    """EMFILE says how many messages wait; with old ones given up sending works again."""
+    play("""
+        import resource
+        sent = [memfd.from_bytes(b"x") for _ in range(100)]
+        messages = [ForkingPickler.dumps(sent[0])]
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors() + 50, hard))
+        try:
+            while True:
+                messages.append(ForkingPickler.dumps(sent[len(messages)]))
+        except OSError as error:
+            assert error.errno == 24 and f"{len(messages)} messages" in str(error), error
+        _handover._MAX_AGE = 0
+        ForkingPickler.dumps(sent[-1])
+        assert memfd.pending() == 1
+    """)
+
+
+def test_a_result_of_a_child_that_ends_arrives(play):
+    """A child of multiprocessing waits at its end until what it sent was read."""
+    play("""
+        context = multiprocessing.get_context("fork")
+        here, there = context.Pipe()
+
+        def send():
+            there.send(memfd.share(np.arange(5)))
+            there.send("last")
+
+        process = context.Process(target=send)
+        process.start()
+        got = [here.recv_bytes() for _ in range(2)]  # all is sent, the child ends
+        process.join(0.3)
+        assert process.is_alive(), "it did not wait"
+        assert pickle.loads(got[0]).tolist() == [0, 1, 2, 3, 4]
+        process.join(10)
+        assert process.exitcode == 0
+    """)
+
+
+def test_a_child_does_not_wait_for_ever(play):
+    """A message that nobody reads holds up the end of a child for a bounded time."""
+    play("""
+        context = multiprocessing.get_context("fork")
+        here, there = context.Pipe()
+        _handover._LINGER = 0.1
+        process = context.Process(
+            target=lambda: there.send(memfd.from_bytes(b"data")), daemon=True
+        )
+        process.start()
+        process.join(10)
+        assert process.exitcode == 0
+        # The main process waits for nobody.
+        here.send(memfd.from_bytes(b"data"))
+        _handover._LINGER = 60
+    """)
+
+
+def test_without_proc(play, namespace):
+    """Where /proc is not mounted the ticket is the way, and the loan is given back."""
+    unmount = ["sh", "-c", 'umount -l /proc && exec "$@"', "sh"]
+    play(
+        """
+        assert not os.path.exists("/proc/self")
+        here, there = multiprocessing.Pipe()
+
+        def receive():
+            assert there.recv().tolist() == [0, 1, 2]
+            assert there.recv().name == "the name"
+
+        pid = forked(receive)
+        here.send(memfd.share(np.arange(3)))
+        here.send(memfd.from_bytes(b"data", "the name"))
+        assert succeeded(pid)
+        until(lambda: memfd.pending() == 0, "not given back")
+        """,
+        wrapper=[*namespace("-m"), *unmount],
+    )
+
+
+@pytest.mark.parametrize("inner", ["receiver", "sender"])
+def test_across_pid_namespaces(play, namespace, inner):
+    """A pid of another namespace names a stranger, or nobody; the ticket is the way."""
+    namespace("-p", "-f", "-m")
+    play(
+        """
+        libc = ctypes.CDLL(None, use_errno=True)
+        here, there = multiprocessing.Pipe()
+
+        def enter():
+            assert libc.unshare(0x20020000) == 0, ctypes.get_errno()  # NEWPID, NEWNS
+            def inner():
+                assert os.getpid() == 1
+                assert libc.mount(b"none", b"/", None, 0x44000, None) == 0  # private
+                assert libc.mount(b"proc", b"/proc", b"proc", 0, None) == 0
+                (receive if INNER == "receiver" else send)()
+            assert succeeded(forked(inner))
+
+        def receive():
+            assert there.recv().tolist() == [0, 1, 2]
+
+        def send():
+            here.send(memfd.share(np.arange(3)))
+            until(lambda: memfd.pending() == 0, "not given back")
+
+        pid = forked(enter)
+        (send if INNER == "receiver" else receive)()
+        assert succeeded(pid)
+        """.replace("INNER", repr(inner))
+    )
+
+
+def test_a_sender_that_is_not_dumpable(play):
+    """Another process of the same user may not look into it; the ticket is the way."""
+    play("""
+        # Loaded now: "nobody" may not be able to read them.
+        import hmac, tempfile, traceback, multiprocessing.connection
+        memfd.share(np.arange(1))
+        libc = ctypes.CDLL(None, use_errno=True)
+        if os.getuid() == 0:
+            os.setgid(65534)
+            os.setuid(65534)  # root may look into all
+        os.environ["TMPDIR"] = "/tmp"
+        here, there = multiprocessing.Pipe()
+
+        def receive():
+            libc.prctl(4, 1)
+            slips = []
+            def fetch(cls, slip, fetch=_loan.fetch):
+                slips.append(fetch(cls, slip))
+                return slips[-1]
+            _loan.fetch = fetch
+            assert there.recv().tolist() == [0, 1, 2]
+            assert slips == [None]
+
+        pid = forked(receive)
+        libc.prctl(4, 0)  # PR_SET_DUMPABLE
+        here.send(memfd.share(np.arange(3)))
+        assert succeeded(pid)
+        until(lambda: memfd.pending() == 0, "not given back")
+    """)
+
+
+def test_ten_thousand_arrays_through_a_pool(play):
+    """64 alive at a time: few descriptors, none left, also when a worker is killed."""
+    play(
+        """
+        import collections
+
+        def work(array):
+            if array[0] < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return float(array[0]), descriptors()
+
+        def everything_was_given_back():
+            until(lambda: memfd.pending() == 0, "not given back")
+
+        context = multiprocessing.get_context("fork")
+        with context.Pool(2) as pool:
+            pool.map(work, [memfd.share(np.zeros(8))] * 2)  # what is made once
+            everything_was_given_back()
+            start, most = descriptors(), 0
+            for round in range(2):
+                waiting = collections.deque()
+                for i in range(5000):
+                    array = memfd.share(np.full(8, float(i)))
+                    waiting.append((i, pool.apply_async(work, (array,))))
+                    del array
+                    if len(waiting) == 64:
+                        number, answer = waiting.popleft()
+                        value, theirs = answer.get(60)
+                        assert value == number
+                        most = max(most, theirs)
+                        if i % 64 == 0:
+                            most = max(most, descriptors())
+                while waiting:
+                    number, answer = waiting.popleft()
+                    assert answer.get(60)[0] == number
+                everything_was_given_back()
+                assert descriptors() <= start, (descriptors(), start)
+                if round == 0:
+                    before = {process.pid for process in pool._pool}
+                    pool.apply_async(work, (memfd.share(np.full(8, -1.0)),))
+                    until(
+                        lambda: len({p.pid for p in pool._pool} - before) == 1, "no heir"
+                    )
+        assert most < 200, most
+        """,
+        timeout=120,
+    )
+
+
+def test_threads_send_at_once(play):
+    """Messages of several threads arrive, and nothing is kept."""
+    play("""
+        import threading
+        here, there = multiprocessing.Pipe()
+        count = 200
+
+        def receive():
+            total = sum(float(there.recv()[0]) for _ in range(4 * count))
+            assert total == 4 * sum(range(count)), total
+
+        pid = forked(receive)
+        lock = threading.Lock()
+        def send():
+            for i in range(count):
+                message = ForkingPickler.dumps(memfd.share(np.full(3, float(i))))
+                with lock:
+                    here.send_bytes(message)
+        threads = [threading.Thread(target=send) for _ in range(4)]
+        for thread in threads: thread.start()
+        for thread in threads: thread.join()
+        assert succeeded(pid)
+        until(lambda: memfd.pending() == 0, "not given back")
+    """)
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_one_memfd_several_times_in_the_arguments(method, tmp_path):
+    """Each of them owns a descriptor of its own in the process that is started."""
+    program = tmp_path / "program.py"
+    program.write_text(
+        """
+import multiprocessing, sys
+import memfd
+import numpy as np
+
+def work(array, file, again, more):
+    numbers = {array.memfd.fileno(), file.fileno(), again.memfd.fileno(), more.fileno()}
+    assert len(numbers) >= 3 and file is more, numbers
+    file.close()
+    assert array.memfd.read() and again.memfd.read() and array[2] == again[2] == 2
+
+if __name__ == "__main__":
+    array = memfd.share(np.arange(3))
+    again, file = memfd.attach(array.memfd, "c"), array.memfd
+    again = memfd.attach(file.reopen(), "r")
+    process = multiprocessing.get_context(sys.argv[1]).Process(
+        target=work, args=(array, file, again, file)
+    )
+    process.start()
+    process.join()
+    sys.exit(process.exitcode)
+"""
+    )
+    subprocess.run([sys.executable, program, method], check=True, timeout=60)
+
+
+def test_a_child_that_cannot_watch_its_parent(play):
+    """A worker of loky is not told how to; it waits for its readers, too."""
+    play("""
+        class Parent:
+            sentinel = None
+        here, there = multiprocessing.Pipe()
+        multiprocessing.process.parent_process = Parent
+        _handover._LINGER = 0.3
+        here.send(memfd.from_bytes(b"data"))
+        start = time.monotonic()
+        _handover._linger()
+        assert time.monotonic() - start > 0.2
+        there.recv()
+        _handover._LINGER = 60
+        _handover._linger()
+    """)
