@@ -1,17 +1,17 @@
 # cython: language_level=3, binding=True, embedsignature=False
 # cython: auto_pickle=False, autotestdict=False
 # cython: freethreading_compatible=True, subinterpreters_compatible=own_gil
-"""Receiving: one read from a Unix socket, and the descriptors that came with it.
+"""One write to a Unix socket, or one read, and the descriptors that go with it.
 
-In C, as each descriptor has to have an owner before any Python code, a signal handler
-for one, can raise.
+In C, as each descriptor that came has to have an owner before any Python code, a signal
+handler for one, can raise; and as those of Python's sockets wait by themselves.
 """
 
 import io
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc cimport errno
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 from posix cimport unistd
 
 from memfd._check cimport raise_errno, size_argument
@@ -21,6 +21,7 @@ cdef extern from "sys/socket.h" nogil:
         SOL_SOCKET
         SCM_RIGHTS
         MSG_DONTWAIT
+        MSG_NOSIGNAL
         MSG_CMSG_CLOEXEC
         MSG_CTRUNC
         MSG_TRUNC
@@ -41,6 +42,8 @@ cdef extern from "sys/socket.h" nogil:
     cmsghdr *CMSG_NXTHDR(msghdr *message, cmsghdr *header)
     unsigned char *CMSG_DATA(cmsghdr *header)
     size_t CMSG_LEN(size_t size)
+    size_t CMSG_SPACE(size_t size)
+    ssize_t sendmsg(int fd, const msghdr *message, int flags)
     ssize_t recvmsg(int fd, msghdr *message, int flags)
 
 cdef extern from *:
@@ -70,7 +73,7 @@ cdef class Descriptors:
     cdef int _count
 
     def __dealloc__(self):
-        self.close()
+        self.close()  # guard: dropped descriptors -> pass
 
     def __len__(self):
         return self._count
@@ -82,17 +85,15 @@ cdef class Descriptors:
             raise IndexError(index)
         return self._fds[i]
 
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exc_info):
-        self.close()
-
     def close(self):
         """Close them all."""
+        cdef int fd
         while self._count:
             self._count -= 1
-            unistd.close(self._fds[self._count])
+            fd = self._fds[self._count]
+            # A stranger's socket or file may take its time.
+            with nogil:
+                unistd.close(fd)
 
     def take(self, cls, mode, /):
         """Give the last descriptor to a new `cls`, a kind of FileIO."""
@@ -102,11 +103,59 @@ cdef class Descriptors:
         return file
 
 
+def send(fd, data, right, /):
+    """Write once, without waiting, to a Unix socket.
+
+    With the first byte of `data` goes the descriptor `right`, unless it is -1.
+
+    Returns
+    -------
+    int
+        How many bytes were written; 0 where there is no room.
+
+    Raises
+    ------
+    OSError
+        ``EPIPE``, ``ECONNRESET``, ``ECONNREFUSED``: the other side is gone.
+    """
+    cdef int descriptor = fd
+    cdef int travelling = right
+    cdef bytes kept = data
+    cdef memfd_control control
+    cdef msghdr message
+    cdef iovec place
+    cdef cmsghdr *header
+    cdef ssize_t sent
+    place.iov_base = PyBytes_AS_STRING(kept)
+    place.iov_len = len(kept)
+    memset(&message, 0, sizeof(message))
+    message.msg_iov = &place
+    message.msg_iovlen = 1
+    if travelling != -1:
+        memset(control.bytes, 0, CMSG_SPACE(sizeof(int)))
+        message.msg_control = control.bytes
+        message.msg_controllen = CMSG_SPACE(sizeof(int))
+        header = CMSG_FIRSTHDR(&message)
+        header.cmsg_level = SOL_SOCKET
+        header.cmsg_type = SCM_RIGHTS
+        header.cmsg_len = CMSG_LEN(sizeof(int))
+        memcpy(CMSG_DATA(header), &travelling, sizeof(int))
+    # It does not wait, so it need not let the GIL go, nor be interrupted.
+    sent = sendmsg(descriptor, &message, MSG_DONTWAIT | MSG_NOSIGNAL)
+    if sent == -1:
+        if errno.errno == errno.EAGAIN:
+            return 0
+        raise_errno("")
+    return sent
+
+
 def receive(fd, size, /):
     """Read once, without waiting, up to `size` bytes from a Unix socket.
 
     Returns
     -------
+    None
+        Nothing is there.  Else a tuple of:
     bytes
         What was read; empty at the end of a stream.
     Descriptors or None
@@ -116,20 +165,19 @@ def receive(fd, size, /):
 
     Raises
     ------
-    BlockingIOError
-        Nothing is there.
     OSError
         ``EMFILE``: descriptors were lost for want of room in this process.
     """
     cdef int descriptor = fd
     cdef size_t room = size_argument(size)
     cdef bytes data = PyBytes_FromStringAndSize(NULL, room)
-    cdef Descriptors owned = Descriptors()
+    cdef Descriptors owned = Descriptors.__new__(Descriptors)
     cdef memfd_control control
     cdef msghdr message
     cdef iovec place
     cdef cmsghdr *header
     cdef int *fds
+    cdef int flags
     cdef size_t count, i
     cdef ssize_t got
     place.iov_base = PyBytes_AS_STRING(data)
@@ -140,8 +188,12 @@ def receive(fd, size, /):
     message.msg_control = control.bytes
     message.msg_controllen = sizeof(control)
     # It does not wait, so it need not let the GIL go, nor be interrupted.
-    got = recvmsg(descriptor, &message, MSG_DONTWAIT | MSG_CMSG_CLOEXEC)
+    flags = MSG_DONTWAIT  # guard: never waits -> flags = 0
+    flags |= MSG_CMSG_CLOEXEC  # guard: close-on-exec
+    got = recvmsg(descriptor, &message, flags)
     if got == -1:
+        if errno.errno == errno.EAGAIN:
+            return None
         raise_errno("")
     header = CMSG_FIRSTHDR(&message)
     while header != NULL:
@@ -149,16 +201,16 @@ def receive(fd, size, /):
             fds = <int *>CMSG_DATA(header)
             count = (header.cmsg_len - CMSG_LEN(0)) // sizeof(int)
             for i in range(count):
-                if header.cmsg_type == SCM_PIDFD:
+                if header.cmsg_type == SCM_PIDFD:  # guard: pidfd
                     unistd.close(fds[i])
-                elif header.cmsg_type == SCM_RIGHTS:
+                elif header.cmsg_type == SCM_RIGHTS:  # guard: credentials -> else:
                     if owned._count < 253:
                         owned._fds[owned._count] = fds[i]
                         owned._count += 1
                     else:
                         unistd.close(fds[i])
         header = CMSG_NXTHDR(&message, header)
-    if message.msg_flags & MSG_CTRUNC:
+    if message.msg_flags & MSG_CTRUNC:  # guard: lost descriptors
         errno.errno = errno.EMFILE
         raise_errno("descriptors that were sent did not fit into this process")
     return data[:got], owned if owned._count else None, message.msg_flags & MSG_TRUNC != 0

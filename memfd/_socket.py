@@ -2,11 +2,15 @@
 
 One item is one message.  On the wire it is a frame, with one descriptor at its first byte
 (SCM_RIGHTS); docs/sockets.md describes it for other languages.
+
+The protocol does not wait: its generators yield the event of poll(2) without which they
+cannot go on, and whoever drives them waits for it, here or in aio.py.  Close one early, and
+it closes the descriptors that it was given so far.
 """
 
 from __future__ import annotations
 
-import array
+import _socket as _base
 import errno
 import os
 import select
@@ -14,11 +18,12 @@ import socket
 import struct
 import time
 
-from memfd import _core, _file, _message
+from memfd import _core, _file, _mapping, _message
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any, SupportsIndex
+    from collections.abc import Generator
+    from typing import Any, SupportsIndex, TypeAlias, TypeVar
 
     import numpy.typing as npt
 
@@ -27,6 +32,11 @@ if TYPE_CHECKING:
     from memfd._seal import Seal
     from memfd._types import Mode
 
+    Result = TypeVar("Result")
+    Steps: TypeAlias = Generator[int, None, Result]
+    Read: TypeAlias = tuple[bytes, _message.Descriptors | None, bool]
+    Received: TypeAlias = tuple[_message.Descriptors, bytes | None]
+
 # A frame: magic, version, kind, two bytes of zero, size of what follows.  No byte of a
 # plain message begins like that: 0xFE is neither text in UTF-8 nor a small number.
 _FRAME = struct.Struct("<4sBBHI")
@@ -34,8 +44,14 @@ _MAGIC = b"\xfeMFD"
 _VERSION = 1
 _FILE, _VIEW = 0, 1
 _MAX_VIEW = 10_000  # bytes, as for the header of a .npy file
+_WHOLE_FILE = _FRAME.pack(_MAGIC, _VERSION, _FILE, 0, 0)
 
-_KINDS = (socket.SOCK_STREAM, socket.SOCK_SEQPACKET, socket.SOCK_DGRAM)
+_UNIX = int(socket.AF_UNIX)
+_STREAM = int(socket.SOCK_STREAM)
+_DATAGRAM = int(socket.SOCK_DGRAM)
+_KINDS = (_STREAM, int(socket.SOCK_SEQPACKET), _DATAGRAM)
+# As numbers; what `socket` makes of them takes a microsecond each.
+_family, _kind = _base.socket.family.__get__, _base.socket.type.__get__
 
 
 def send(sock: socket.socket, item: Memfd | npt.NDArray[Any], /) -> None:
@@ -55,7 +71,8 @@ def send(sock: socket.socket, item: Memfd | npt.NDArray[Any], /) -> None:
     TypeError
         `item` is neither; `memfd.share` makes an Array of an array.
     ValueError
-        The item is closed, or the array's pages are its own (mode "c", frozen since).
+        The item is closed, or the array's pages are its own (mode "c", frozen since), or
+        it repeats elements until they are more than its memfd holds (broadcast).
         `sock` is no Unix socket.
     TimeoutError, BlockingIOError
         The other side does not read.  Nothing was sent.
@@ -82,33 +99,9 @@ def send(sock: socket.socket, item: Memfd | npt.NDArray[Any], /) -> None:
     >>> here.close(), there.close()
     (None, None)
     """
-    _check_socket(sock)
-    if isinstance(item, _file.Memfd):
-        memfd, kind, more = item, _FILE, b""
-    elif hasattr(type(item), "memfd"):  # NumPy is not loaded to ask
-        from memfd import _array
-
-        memfd, more = _array.locate(item)
-        kind = _VIEW
-    else:
-        raise TypeError(
-            f"only a Memfd or an Array can be sent, not {type(item).__name__}: "
-            "memfd.share() makes an Array of an array, memfd.from_bytes() a Memfd of bytes"
-        )
-    rights = array.array("i", [memfd.fileno()])
-    frame = _FRAME.pack(_MAGIC, _VERSION, kind, 0, len(more)) + more
-    ancillary: Any = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)]
-    deadline = _deadline(sock)
-    while frame:
-        try:
-            sent = sock.sendmsg(
-                [frame], ancillary, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL
-            )
-        except BlockingIOError:
-            _wait(sock, select.POLLOUT, deadline)
-            continue
-        # The rest of a frame, which only a nearly full stream can cut off.
-        frame, ancillary = frame[sent:], []
+    steps = sending(sock, item)
+    if steps is not None:
+        _drive(sock, steps)
 
 
 def recv(
@@ -174,16 +167,8 @@ def recv(
     >>> here.close(), there.close()
     (None, None)
     """
-    descriptors, _ = _message_of(sock)
-    with descriptors:
-        return _file.adopt_owned(
-            descriptors,
-            require=require,
-            max_size=max_size,
-            dense=dense,
-            copy=copy,
-            hugetlb=hugetlb,
-        )
+    descriptors, _ = _received(sock)
+    return _file.adopt_owned(descriptors, require, max_size, dense, copy, hugetlb)
 
 
 def recv_array(
@@ -215,7 +200,8 @@ def recv_array(
     Raises
     ------
     ValueError
-        As for `recv`; or the memfd holds no array, or the view lies outside of it.
+        As for `recv`; or the memfd holds no array, or the view lies outside of it or
+        has more bytes than the memfd, by repeating them.
     SealError, EOFError, TimeoutError, OSError
         As for `recv`.
 
@@ -234,14 +220,51 @@ def recv_array(
     >>> here.close(), there.close()
     (None, None)
     """
-    from memfd import _array, _mapping
-
     _mapping.check_mode(mode)
-    descriptors, view = _message_of(sock)
-    with descriptors:
-        memfd = _file.adopt_owned(
-            descriptors, require=require, max_size=max_size, dense=dense, copy=copy
+    descriptors, view = _received(sock)
+    memfd = _file.adopt_owned(descriptors, require, max_size, dense, copy)
+    return open_array(memfd, view, mode)
+
+
+def sending(sock: socket.socket, item: Memfd | npt.NDArray[Any]) -> Steps[None] | None:
+    """Send the item, and return the steps that are left, if there are any."""
+    check_socket(sock)
+    if isinstance(item, _file.Memfd):
+        memfd, frame = item, _WHOLE_FILE
+    elif hasattr(type(item), "memfd"):  # NumPy is not loaded to ask
+        from memfd import _array
+
+        memfd, view = _array.locate(item)
+        frame = _FRAME.pack(_MAGIC, _VERSION, _VIEW, 0, len(view)) + view
+    else:
+        raise TypeError(
+            f"only a Memfd or an Array can be sent, not {type(item).__name__}: "
+            "memfd.share() makes an Array of an array, memfd.from_bytes() a Memfd of bytes"
         )
+    sent = _message.send(sock.fileno(), frame, memfd.fileno())
+    return None if sent == len(frame) else _send_rest(sock, frame, sent, memfd)
+
+
+def receiving(sock: socket.socket) -> Received | Steps[Received]:
+    """Receive one message, or return the steps that do.
+
+    That is its one descriptor, and what it says of a view, if it does.
+    """
+    kind = check_socket(sock)
+    # Of a stream only the head: what follows it is known then.  Two messages never come
+    # as one, since a read ends where the next descriptor begins.
+    size = _FRAME.size if kind == _STREAM else _FRAME.size + _MAX_VIEW
+    read = _message.receive(sock.fileno(), size)
+    # The usual case, without the rest of the protocol.
+    if read is not None and read[0] == _WHOLE_FILE and read[1] and len(read[1]) == 1:
+        return read[1], None
+    return _receive_message(sock, kind, size, read)
+
+
+def open_array(memfd: Memfd, view: bytes | None, mode: Mode) -> Array:
+    """Open the array in what was received and checked, or close it."""
+    from memfd import _array
+
     try:
         return _array.open_view(memfd, mode, view)
     except BaseException:
@@ -249,26 +272,37 @@ def recv_array(
         raise
 
 
-def _message_of(sock: socket.socket) -> tuple[_message.Descriptors, bytes | None]:
-    """Receive one message: its one descriptor, and what it says of a view, if it does."""
-    _check_socket(sock)
-    deadline = _deadline(sock)
-    streaming = sock.type == socket.SOCK_STREAM
-    # Of a stream first one byte, so that two messages cannot come as one.
-    size = 1 if streaming else _FRAME.size + _MAX_VIEW
-    frame, descriptors = _receive(sock, size, deadline)
-    if descriptors is None:
+def _send_rest(
+    sock: socket.socket, frame: bytes, sent: int, memfd: Memfd
+) -> Steps[None]:
+    # Only a nearly full stream cuts a frame.
+    while sent < len(frame):
+        yield select.POLLOUT
+        # Asked each time: it can be closed, and its number reused, in between.
+        right = -1 if sent else memfd.fileno()
+        sent += _message.send(sock.fileno(), frame[sent:], right)
+
+
+def _receive_message(
+    sock: socket.socket, kind: int, size: int, read: Read | None
+) -> Steps[Received]:
+    """Receive one message, of which up to `size` bytes were read already, if any."""
+    while read is None:
+        yield select.POLLIN
+        read = _message.receive(sock.fileno(), size)
+    frame, descriptors = _checked(read, size, kind)
+    if descriptors is None:  # guard: no descriptor
         raise ValueError("a message came without a descriptor")
     try:
-        if len(descriptors) > 1:
+        if len(descriptors) > 1:  # guard: several descriptors
             raise ValueError(f"a message came with {len(descriptors)} descriptors")
-        if len(frame) == 1 and frame != _MAGIC[:1]:
+        if frame == _WHOLE_FILE or (len(frame) == 1 and frame != _MAGIC[:1]):
             return descriptors, None
-        if streaming:
-            frame += _rest(sock, _FRAME.size - 1, deadline)
-            frame += _rest(sock, _size_of(frame), deadline)
+        if kind == _STREAM and frame[:1] == _MAGIC[:1]:
+            frame += yield from _rest(sock, kind, _FRAME.size - len(frame))
+            frame += yield from _rest(sock, kind, _size_of(frame))
         view = frame[_FRAME.size :]
-        if _size_of(frame) != len(view):
+        if _size_of(frame) != len(view):  # guard: announced size
             raise ValueError(
                 f"a message announces {_size_of(frame)} bytes and has {len(view)}"
             )
@@ -280,47 +314,73 @@ def _message_of(sock: socket.socket) -> tuple[_message.Descriptors, bytes | None
 
 def _size_of(frame: bytes) -> int:
     """Return how many bytes follow the head of a frame."""
-    if len(frame) < _FRAME.size:
+    if len(frame) < _FRAME.size:  # guard: half a head
         raise ValueError(f"a message of {len(frame)} bytes is none of ours: {frame!r}")
     magic, version, kind, zero, size = _FRAME.unpack(frame[: _FRAME.size])
-    if magic != _MAGIC or zero:
+    if magic != _MAGIC:  # guard: magic
         raise ValueError(f"a message is none of ours: it begins with {frame[:8]!r}")
-    if version != _VERSION or kind not in (_FILE, _VIEW):
-        raise ValueError(f"a message has version {version}, kind {kind}: too new")
-    if size > _MAX_VIEW or (kind == _FILE and size):
+    if version != _VERSION:  # guard: version
+        raise ValueError(f"a message has version {version}: too new")
+    if kind not in (_FILE, _VIEW):  # guard: kind
+        raise ValueError(f"a message has kind {kind}: too new")
+    if zero:  # guard: zero
+        raise ValueError(f"a message has {zero} where zero should be: too new")
+    if size > _MAX_VIEW:  # guard: long view
         raise ValueError(f"a message announces {size} bytes")
+    if kind == _FILE and size:  # guard: view of a file
+        raise ValueError(f"a message without a view announces {size} bytes")
     return int(size)
 
 
-def _rest(sock: socket.socket, size: int, deadline: float | None) -> bytes:
+def _rest(sock: socket.socket, kind: int, size: int) -> Steps[bytes]:
     """Receive exactly so many bytes, and no descriptor."""
     data = b""
     while len(data) < size:
-        piece, descriptors = _receive(sock, size - len(data), deadline)
-        if descriptors is not None:
+        left = size - len(data)
+        read = _message.receive(sock.fileno(), left)
+        if read is None:
+            yield select.POLLIN
+            continue
+        piece, descriptors = _checked(read, left, kind)
+        if descriptors is not None:  # guard: descriptor in the middle
             descriptors.close()
             raise ValueError("a descriptor came in the middle of a message")
         data += piece
     return data
 
 
-def _receive(
-    sock: socket.socket, size: int, deadline: float | None
+def _checked(
+    read: Read, size: int, kind: int
 ) -> tuple[bytes, _message.Descriptors | None]:
-    """Wait for some bytes of one message."""
-    while True:
-        try:
-            data, descriptors, cut = _message.receive(sock.fileno(), size)
-        except BlockingIOError:
-            _wait(sock, select.POLLIN, deadline)
-            continue
-        if cut:
-            if descriptors is not None:
-                descriptors.close()
-            raise ValueError(f"a message has more than {size} bytes")
-        if not data and descriptors is None and sock.type != socket.SOCK_DGRAM:
-            raise EOFError("the other side has closed the socket")
-        return data, descriptors
+    """Return bytes and descriptors of a read of up to `size` bytes, if it was whole."""
+    data, descriptors, cut = read
+    if cut:  # guard: cut message
+        if descriptors is not None:
+            descriptors.close()
+        raise ValueError(f"a message has more than {size} bytes")
+    if not data and descriptors is None and kind != _DATAGRAM:  # guard: end
+        raise EOFError("the other side has closed the socket")
+    return data, descriptors
+
+
+def _received(sock: socket.socket) -> Received:
+    got = receiving(sock)
+    return got if isinstance(got, tuple) else _drive(sock, got)
+
+
+def _drive(sock: socket.socket, steps: Steps[Result]) -> Result:
+    """Run the protocol, and wait where it has to, until the deadline of the socket."""
+    try:
+        event = next(steps)
+        deadline = _deadline(sock)
+        while True:
+            _wait(sock, event, deadline)
+            event = next(steps)
+    except StopIteration as stop:
+        result: Result = stop.value
+        return result
+    finally:
+        steps.close()
 
 
 def _deadline(sock: socket.socket) -> float | None:
@@ -339,16 +399,19 @@ def _wait(sock: socket.socket, event: int, deadline: float | None) -> None:
         raise TimeoutError("timed out")
 
 
-def _check_socket(sock: socket.socket) -> None:
+def check_socket(sock: socket.socket) -> int:
+    """Refuse what is no Unix socket, and return its type."""
     if not isinstance(sock, socket.socket):
         hint = (
             ": asyncio's streams lose the descriptors, use a socket without one"
-            if type(sock).__module__.startswith("asyncio")
+            if type(sock).__module__.startswith(("asyncio", "uvloop"))
             else ""
         )
         raise TypeError(f"sock must be a socket, not {type(sock).__name__}{hint}")
-    if sock.family != socket.AF_UNIX or sock.type not in _KINDS:
+    kind: int = _kind(sock)
+    if _family(sock) != _UNIX or kind not in _KINDS:
         raise ValueError(
             "descriptors only pass through Unix sockets, not "
             f"{sock.family!r} and {sock.type!r}"
         )
+    return kind

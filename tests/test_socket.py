@@ -382,10 +382,11 @@ def test_messages_that_are_none(data):
     ],
 )
 def test_streams_that_are_none(stream, data):
-    """The same on a stream."""
+    """The same on a stream, before waiting for more."""
     here, there = stream
     a = memfd.share(np.arange(10.0))
     socket.send_fds(here, [data], [a.memfd.fileno()])
+    here.close()
     with pytest.raises(ValueError, match="message"):
         memfd.recv(there)
 
@@ -407,6 +408,7 @@ def test_streams_that_are_none(stream, data):
         view(offset=2**64),
         view(offset=1.5),
         view(strides=(-64,)),
+        view(shape=(2**40,), strides=(0,)),
         view(strides=(2**62,)),
         view(strides=(2**63,)),
         view(strides=(16, 16)),
@@ -436,6 +438,18 @@ def test_views_that_lie(stream, lie):
         memfd.recv_array(there)
 
 
+def test_a_received_dtype_is_nobody_elses(stream):
+    """Who renames the fields of a received view changes no other array."""
+    here, there = stream
+    a = memfd.share(np.zeros(3, [("x", "f4"), ("y", "i2")]))
+
+    for _ in range(2):
+        memfd.send(here, a[1:])
+        b = memfd.recv_array(there)
+        assert b.dtype.names == ("x", "y")
+        b.dtype.names = ("a", "b")
+
+
 def test_a_file_that_is_no_array(stream):
     """A memfd without a .npy header is a ValueError for recv_array."""
     here, there = stream
@@ -462,6 +476,60 @@ def test_too_many_descriptors(pair, count):
         socket.send_fds(here, [frame()], [f.fileno()] * count)
         with pytest.raises(ValueError, match=f"{count} descriptors"):
             memfd.recv(there)
+
+
+@pytest.mark.parametrize("option", ["SO_PASSCRED", "SO_PASSPIDFD"])
+def test_what_a_socket_adds_is_no_descriptor(pair, option):
+    """Credentials are not taken for descriptors; a pidfd, which is one, is closed."""
+    here, there = pair
+    number = {"SO_PASSCRED": socket.SO_PASSCRED, "SO_PASSPIDFD": 76}[option]
+    try:
+        there.setsockopt(socket.SOL_SOCKET, number, 1)
+    except OSError as error:
+        pytest.skip(f"no {option} here: {error}")
+    with memfd.from_bytes(b"x") as f:
+        memfd.send(here, f)
+        memfd.recv(there).close()
+        # There is room for it beside as many descriptors as the kernel passes.
+        socket.send_fds(here, [frame()], [f.fileno()] * 253)
+        with pytest.raises(ValueError, match="253 descriptors"):
+            memfd.recv(there)
+
+
+def test_waiting_lets_other_threads_run(run):
+    """A thread that waits for a message without a deadline stops no other thread."""
+    run(
+        """
+        import queue, socket, threading
+        import memfd
+        here, there = socket.socketpair()
+        got = queue.SimpleQueue()
+
+        def receive():
+            for _ in range(20):
+                got.put(memfd.recv(there).read())
+
+        f = memfd.from_bytes(b"x")
+        threading.Thread(target=receive).start()
+        for _ in range(20):
+            memfd.send(here, f)
+            assert got.get() == b"x"
+        """,
+        timeout=10,
+    )
+
+
+def test_more_than_a_receiver_takes():
+    """A message longer than any of ours is a ValueError, not cut to one that is."""
+    ends = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    a = memfd.share(np.arange(10.0))
+    with ends[0] as here, ends[1] as there:
+        longest = frame(1, view().ljust(10_000))
+        socket.send_fds(here, [longest], [a.memfd.fileno()])
+        assert memfd.recv_array(there).tolist() == [0, 2, 4, 6, 8]
+        socket.send_fds(here, [longest + b"x"], [a.memfd.fileno()])
+        with pytest.raises(ValueError, match="more than 10012 bytes"):
+            memfd.recv_array(there)
 
 
 def test_a_descriptor_in_the_middle(stream):
@@ -549,19 +617,24 @@ def test_one_byte_at_a_time(stream):
     thread.join()
 
 
-def test_silence_and_the_end(pair):
-    """Nothing is a TimeoutError or BlockingIOError; a closed stream an EOFError."""
-    here, there = pair
+def test_the_end():
+    """A socket that was closed at the other end is an EOFError."""
+    for kind in ("stream", "seqpacket"):
+        here, there = socket.socketpair(socket.AF_UNIX, KINDS[kind])
+        here.close()
+        with there, pytest.raises(EOFError):
+            memfd.recv(there)
+
+
+def test_silence(pair):
+    """Nothing is a TimeoutError at the deadline, or a BlockingIOError at once."""
+    _, there = pair
     there.settimeout(0.05)
     with pytest.raises(TimeoutError):
         memfd.recv(there)
     there.settimeout(0)
     with pytest.raises(BlockingIOError):
         memfd.recv(there)
-    if here.type != socket.SOCK_DGRAM:
-        here.close()
-        with pytest.raises(EOFError):
-            memfd.recv(there)
 
 
 def test_the_other_side_is_gone(pair):
@@ -692,3 +765,58 @@ def test_children_do_not_inherit(stream):
             ).stdout  # fmt: skip
     assert out == "False\n"
     assert signal.SIGALRM
+
+
+def test_a_view_that_repeats_without_end_is_not_sent(pair):
+    """What every receiver would refuse is refused here; a few repetitions travel."""
+    a = memfd.share(np.arange(4.0))
+    with pytest.raises(ValueError, match="repeats its 160 bytes"):
+        memfd.send(pair[0], np.broadcast_to(a, (2**30, 4), subok=True))
+    memfd.send(pair[0], np.broadcast_to(a, (3, 4), subok=True))
+    assert memfd.recv_array(pair[1]).tolist() == [a.tolist()] * 3
+
+
+def test_a_sender_that_keeps_the_position_busy(run):
+    """Who reads from the description that it has sent, without end, stops no receiver."""
+    said = run(
+        """
+        import ctypes, fcntl, mmap, os, platform, signal, socket, struct, sys, time
+        import memfd
+
+        libc = ctypes.CDLL(None, use_errno=True)
+        number = {"x86_64": 323, "aarch64": 282}.get(platform.machine())
+        here, there = socket.socketpair()
+        f = memfd.from_bytes(bytes(8192))
+        pid = os.fork()
+        if pid == 0:
+            signal.alarm(10)  # a receiver that waits cannot even be killed
+            fault = -1 if number is None else libc.syscall(number, os.O_CLOEXEC)
+            if fault < 0:
+                os._exit(1)
+            # Memory that never comes: nobody answers the faults.
+            never = mmap.mmap(-1, 8192, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+            address = ctypes.addressof(ctypes.c_char.from_buffer(never))
+            api, register = 0xC018AA3F, 0xC020AA00
+            fcntl.ioctl(fault, api, bytearray(struct.pack("QQQ", 0xAA, 0, 0)))
+            wanted = struct.pack("QQQQ", address, 8192, 1, 0)
+            fcntl.ioctl(fault, register, bytearray(wanted))
+            mine = f.reopen()
+            memfd.send(here, mine)
+            libc.read(mine.fileno(), ctypes.c_void_p(address), 8192)
+            os._exit(2)
+        while True:
+            if os.waitpid(pid, os.WNOHANG)[0]:
+                print("no userfaultfd here")
+                sys.exit()
+            with open(f"/proc/{pid}/wchan") as file:
+                if file.read() in ("handle_userfault", "0"):
+                    break
+        there.settimeout(5)
+        assert memfd.recv(there).size == 8192
+        assert os.waitpid(pid, os.WNOHANG) == (0, 0), "it waited for the sender"
+        os.kill(pid, signal.SIGKILL)
+    """,
+        timeout=20,
+    )
+    if said:
+        pytest.skip(said.strip())
