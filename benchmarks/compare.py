@@ -23,6 +23,7 @@ import traceback
 
 import native
 import numpy as np
+import passing
 import peers
 import report
 import small
@@ -271,6 +272,13 @@ def workers(run):
 
                 group = f"{name_of(size)}, {count} workers, {look}"
                 ways = run.peer_ways(size, way)
+                if look == "touch":
+                    ways |= {
+                        f"limit: C, huge{text}": functools.partial(
+                            run.native.share, native.HUGE, array, count, threads
+                        )
+                        for threads, text in {1: "", 2: ", 2 threads"}.items()
+                    }
                 budget = 4 + (40 if count == 4 else 16) * size / (256 * MIB)
                 run.measure(
                     "workers", group, ways, "SharedMemory", size=size, budget=budget
@@ -309,7 +317,13 @@ def freeze(run):
         ways = {
             "populate=True": functools.partial(frozen, True),
             "ordinary pages": functools.partial(frozen, False),
-            "limit: C, munmap": functools.partial(run.native.unmap, size),
+            "limit: C, munmap": functools.partial(run.native.give_up, size),
+            "limit: C, ordinary pages": functools.partial(
+                run.native.give_up, size, True
+            ),
+            "limit: C, huge pages": functools.partial(
+                run.native.give_up, size, True, True
+            ),
         }
         group, budget = name_of(size), 4 + 16 * size / GIB
         run.measure("freeze", group, ways, "limit: C, munmap", size=size, budget=budget)
@@ -384,10 +398,36 @@ def overhead(run):
     )  # fmt: skip
 
 
+def handing(run):
+    """Pass 4 KiB: through a Unix socket, and through a queue until an answer came"""
+    with passing.Sockets() as sockets:
+        ways = {
+            "memfd.send, recv": batched(sockets.file),
+            "send_fds, recv_fds, close": batched(sockets.descriptor),
+        }
+        base = "send_fds, recv_fds, close"
+        measure = functools.partial(run.measure, "handing", size=4 * KIB, budget=10)
+        measure("socket, a memfd", ways, base)
+        ways = {
+            "memfd.send, recv_array": batched(sockets.array),
+            "send_fds, recv_fds, numpy.load": batched(sockets.load),
+        }
+        measure("socket, an array", ways, "send_fds, recv_fds, numpy.load")
+    with passing.Queues() as queues:
+        ways = {
+            "100 bytes": queues.message,
+            "a new array": queues.new,
+            "the same array again": queues.same,
+            "DupFd": queues.dupfd,
+        }
+        measure("queue", ways, "100 bytes")
+
+
 # Ray, which never sits quite still, is started when a case first needs it; and memory is
 # the first of those, since Ray keeps the pages that it once used.
 CASES = (
-    overhead, freeze, noncontiguous, delayed, memory, little, fill, attach, workers,
+    overhead, handing, freeze, noncontiguous, delayed, memory, little, fill, attach,
+    workers,
 )  # fmt: skip
 
 

@@ -14,8 +14,8 @@ class Native:
 
     def __init__(self, folder):
         self._fill = _compiled("fill", folder)
-        for function in (self._fill.fill, self._fill.look, self._fill.unmap):
-            function.restype = ctypes.c_double
+        for name in ("fill", "look", "give_up", "share"):
+            getattr(self._fill, name).restype = ctypes.c_double
         self._small = _compiled("small", folder)
 
     def fill(self, way, source, count=1, threads=1):
@@ -32,9 +32,18 @@ class Native:
             self._fill.look(way, address, ctypes.c_size_t(size), int(every))
         )
 
-    def unmap(self, size):
-        """Return what unmapping memory takes whose pages were all touched."""
-        return _checked(self._fill.unmap(ctypes.c_size_t(size)))
+    def share(self, way, source, workers, threads=1):
+        """Return what it takes until `workers` processes have touched every page."""
+        address, size = (
+            ctypes.c_void_p(source.ctypes.data),
+            ctypes.c_size_t(source.nbytes),
+        )
+        # The first time in new processes is not what is measured.
+        return _checked(self._fill.share(way, address, size, threads, workers, 2))
+
+    def give_up(self, size, freeze=False, huge=False):
+        """Return what unmapping, or freezing, memory takes whose pages were touched."""
+        return _checked(self._fill.give_up(ctypes.c_size_t(size), freeze, huge))
 
     def small(self, count):
         """Return what create, size, map, touch, unmap, close take for 4 KiB."""

@@ -103,11 +103,11 @@ def aligned(table):
 
 def targets_table(results):
     """Return the table of targets in Markdown."""
-    table = [["target", "bound", "reached", "of minima", "C", "memfd / C", "verdict"]]
+    table = [["target", "bound", "reached", "of minima", "C", "time / C", "verdict"]]
     for row in results["targets"]:
         numbers = [
             f"{row[key]:.3g}" if row.get(key) is not None else "-"
-            for key in ("reached", "of_minima", "limit", "of_limit")
+            for key in ("reached", "of_minima", "limit", "times_c")
         ]
         unit = f" {row['unit']}" if "unit" in row else ""
         bound = f"{row['sign']} {row['bound']:.4g}{unit}"
