@@ -614,6 +614,60 @@ def test_looking_for_holes_moves_no_position():
     os.close(other)
 
 
+def test_looking_for_holes_moves_no_position_meanwhile(run):
+    """Who looks at the shared position all the time sees the same one all the time."""
+    run("""
+        import os
+        import memfd
+        from memfd import _core
+        f = memfd.from_bytes(bytes(8192))
+        fd = f.fileno()
+        os.lseek(fd, 77, os.SEEK_SET)
+        pid = os.fork()
+        if pid == 0:
+            os._exit({os.lseek(fd, 0, os.SEEK_CUR) for _ in range(500_000)} != {77})
+        ended = 0
+        while not ended:
+            assert not _core.has_holes(fd, 8192)
+            ended, code = os.waitpid(pid, os.WNOHANG)
+        assert code == 0, "the position moved"
+    """)
+
+
+def test_a_sender_that_keeps_the_position_busy(run):
+    """Who reads into memory that never comes holds the lock of the shared position."""
+    said = run("""
+        import ctypes, fcntl, mmap, os, select, signal, struct, sys, threading
+        import memfd
+
+        call = {"x86_64": 323, "aarch64": 282}.get(os.uname().machine, -1)
+        libc = ctypes.CDLL(None, use_errno=True)
+        faults = libc.syscall(call, os.O_CLOEXEC)
+        if faults == -1:
+            print("userfaultfd:", os.strerror(ctypes.get_errno()))
+            sys.exit()
+        api, register, missing = 0xC018AA3F, 0xC020AA00, 1
+        fcntl.ioctl(faults, api, struct.pack("QQQ", 0xAA, 0, 0))
+        memory = mmap.mmap(-1, 4096)
+        place = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+        region = struct.pack("QQQQ", place, 4096, missing, 0)
+        fcntl.ioctl(faults, register, region)
+
+        f = memfd.from_bytes(b"data")
+        reader = threading.Thread(target=os.readv, args=(f.fileno(), [memory]))
+        reader.start()
+        select.select([faults], [], [])
+
+        signal.alarm(10)  # ends even what no handler can interrupt
+        memfd.Memfd.from_fd(os.dup(f.fileno())).close()
+        signal.alarm(0)
+        os.close(faults)
+        reader.join()
+    """)
+    if said:
+        pytest.skip(said.strip())
+
+
 def test_holes_are_found_where_it_cannot_be_opened_again(run):
     """Then the shared position is used, and put back."""
     run("""
