@@ -665,6 +665,10 @@ def test_a_signal_handler_that_raises(run):
         signal.signal(signal.SIGALRM, stop)
         a = memfd.share(np.arange(10.0))
         here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        # Loads what is needed: a compiled module cannot be imported twice, so an import
+        # that a handler interrupts is lost.
+        memfd.send(here, a)
+        memfd.recv_array(there)
         before = len(os.listdir("/proc/self/fd"))
         stopped = 0
         while stopped < 300:
