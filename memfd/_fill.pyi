@@ -1,4 +1,5 @@
-from typing import Self, SupportsIndex
+from collections.abc import Iterable
+from typing import Protocol, Self, SupportsIndex, TypeAlias
 
 from typing_extensions import Buffer, disjoint_base
 
@@ -18,6 +19,15 @@ def fill(
     huge: Huge = "auto",
     threads: int = 1,
     alone: bool = True,
+) -> None: ...
+def fill_pieces(
+    fd: int | HasFileno,
+    pieces: Iterable[tuple[int, int, Piece]],
+    start: SupportsIndex,
+    end: SupportsIndex,
+    huge: Huge = "auto",
+    threads: int = 1,
+    /,
 ) -> None: ...
 
 @disjoint_base
@@ -42,3 +52,8 @@ class Filler:
     def close(self) -> None: ...
     def __enter__(self) -> Self: ...
     def __exit__(self, *exc_info: object) -> None: ...
+
+class HasWrite(Protocol):
+    def write(self, filler: Filler, offset: int, begin: int, end: int, /) -> None: ...
+
+Piece: TypeAlias = Buffer | HasWrite

@@ -259,7 +259,19 @@ cdef int _write_both(
     )
 
 
-def _fill_in_threads(fd, head, data, start, end, huge, alone, parts):
+def _write_pieces(Filler filler, pieces, off_t start, off_t end):
+    """Write what of the pieces lies between two offsets."""
+    cdef off_t offset, length, first, last
+    for offset, length, piece in pieces:
+        first, last = max(start - offset, 0), min(end - offset, length)
+        if first < last:
+            if hasattr(piece, "write"):
+                piece.write(filler, offset, first, last)
+            else:
+                filler.write(piece, offset + first, first, last)
+
+
+def _in_threads(fd, pieces, start, end, huge, alone, parts):
     """Let each thread fill a part of whole huge pages."""
     from concurrent.futures import ThreadPoolExecutor
 
@@ -267,20 +279,14 @@ def _fill_in_threads(fd, head, data, start, end, huge, alone, parts):
     step = (end - start) // parts
     bounds = [(start + step * i) // page * page for i in range(1, parts)]
     bounds = [start, *bounds, end]
-    fillers = [
-        Filler(fd, begin, stop, huge, alone)
-        for begin, stop in zip(bounds, bounds[1:], strict=False)
-    ]
-    begins = [max(bound - start - len(head), 0) for bound in bounds]
+    ranges = list(zip(bounds, bounds[1:], strict=False))
+    fillers = [Filler(fd, begin, stop, huge, alone) for begin, stop in ranges]
     try:
-        fillers[0].write(head, start)
         with ThreadPoolExecutor(parts) as pool:
             try:
                 for done in [
-                    pool.submit(filler.write, data, start + len(head) + begin, begin, end)
-                    for filler, begin, end in zip(
-                        fillers, begins, begins[1:], strict=False
-                    )
+                    pool.submit(_write_pieces, filler, pieces, begin, stop)
+                    for filler, (begin, stop) in zip(fillers, ranges, strict=True)
                 ]:
                     done.result()
             except BaseException:
@@ -320,7 +326,8 @@ def fill(fd, data, offset=0, /, *, head=b"", huge="auto", threads=1, alone=True)
             if alone and memfd_set_size(descriptor, end) == -1:
                 raise_errno(f"setting the size to {end} bytes")
             if parts > 1:
-                _fill_in_threads(fd, head, data, start, end, huge, alone, parts)
+                pieces = [(start, first.len, head), (start + first.len, view.len, data)]
+                _in_threads(fd, pieces, start, end, huge, alone, parts)
             else:
                 with Filler(fd, start, end, huge, alone) as filler:
                     (<Filler>filler)._write(<const char *>first.buf, first.len, start)
@@ -331,3 +338,22 @@ def fill(fd, data, offset=0, /, *, head=b"", huge="auto", threads=1, alone=True)
             PyBuffer_Release(&first)
     finally:
         PyBuffer_Release(&view)
+
+
+def fill_pieces(fd, pieces, start, end, huge="auto", threads=1, /):
+    """Write pieces, each ``(offset, size, piece)``, to the end of a new memfd.
+
+    They are in order and leave no gaps between the two offsets.  A piece is a
+    C-contiguous buffer, or has ``write(filler, offset, begin, end)``, which writes some
+    of its bytes.
+    """
+    cdef int descriptor = PyObject_AsFileDescriptor(fd)
+    cdef off_t begin = size_argument(start, "start"), stop = size_argument(end, "end")
+    cdef size_t parts = _pages.smaller(threads, <size_t>(stop - begin) // _LEAST_PART)
+    if memfd_set_size(descriptor, stop) == -1:
+        raise_errno(f"setting the size to {stop} bytes")
+    if parts > 1:
+        _in_threads(fd, pieces, begin, stop, huge, True, parts)
+    else:
+        with Filler(fd, begin, stop, huge) as filler:
+            _write_pieces(filler, pieces, begin, stop)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from memfd import _core, _fill, _npy
+from memfd import _fill, _npy
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from memfd._file import Memfd
+    from memfd._fill import Filler, Piece
     from memfd._types import AnyOrder, Huge
 
 _BLOCK = 256 << 10  # bytes; stays in the cache of one core
@@ -62,38 +63,57 @@ class Source:
         else:
             self.fortran = order == "F" and _npy.has_order(self.shape)
         rows = array.T if self.fortran else array
-        ready = rows.flags.c_contiguous and rows.dtype == self.dtype
-        if not ready and rows.size * self.dtype.itemsize <= _BLOCK:
-            rows, source = np.zeros(rows.shape, self.dtype), rows
-            np.copyto(rows, source, casting="unsafe")
-            ready = True
         # NumPy's types say that arrays are buffers from Python 3.12 on only.
         self._rows: Any = rows
-        self._is_ready = ready
+        self._is_ready = rows.flags.c_contiguous and rows.dtype == self.dtype
+
+    @property
+    def nbytes(self) -> int:
+        """int: Bytes of the copy."""
+        return int(self._rows.size) * self.dtype.itemsize
 
     def fill(self, memfd: Memfd, head: bytes, huge: Huge, threads: int) -> None:
         """Write `head` and then the array into a new memfd."""
+        if not self._is_ready and self.nbytes <= _BLOCK:
+            rows = np.zeros(self._rows.shape, self.dtype)
+            np.copyto(rows, self._rows, casting="unsafe")
+            self._rows, self._is_ready = rows, True
         if self._is_ready:
             _fill.fill(memfd, self._rows, head=head, huge=huge, threads=threads)
+            return
+        size = len(head) + self.nbytes
+        pieces: list[tuple[int, int, Piece]] = [
+            (0, len(head), head),
+            (len(head), self.nbytes, self),
+        ]
+        _fill.fill_pieces(memfd, pieces, 0, size, huge)
+
+    def write(self, filler: Filler, offset: int, begin: int, end: int) -> None:
+        """Write bytes `begin` to `end` of the array, which itself begins at `offset`."""
+        if self._is_ready:
+            filler.write(self._rows, offset + begin, begin, end)
             return
         # Never a second copy of the whole: a block at a time, which stays in the cache.
         # It begins as zeros, here as above: NumPy leaves what lies between the fields of
         # a record as it was, and that should be nothing of ours.
         count = max(_BLOCK // self.dtype.itemsize, 1)
-        block: Any = np.zeros(count, self.dtype)
-        done, size = len(head), len(head) + self._rows.size * self.dtype.itemsize
-        _core.set_size(memfd, size)
-        with _fill.Filler(memfd, 0, size, huge) as filler:
-            filler.write(head, 0)
-            for part in _parts(self._rows, count):
+        block: Any = np.zeros(min(count, self._rows.size), self.dtype)
+        done = 0
+        for part in _parts(self._rows, count):
+            size = part.size * self.dtype.itemsize
+            first, last = max(begin - done, 0), min(end - done, size)
+            if first < last:
                 flat = block[: part.size]
                 np.copyto(flat.reshape(part.shape), part, casting="unsafe")
-                filler.write(flat, done)
-                done += flat.nbytes
+                filler.write(flat, offset + done + first, first, last)
+            done += size
 
 
 def _parts(array: npt.NDArray[Any], count: int) -> Iterator[npt.NDArray[Any]]:
     """Cut an array, in C order, into parts of at most `count` elements."""
+    if array.size <= count:
+        yield array
+        return
     axis, inner = array.ndim, 1
     while inner * array.shape[axis - 1] <= count:
         axis -= 1
