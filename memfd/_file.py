@@ -188,6 +188,34 @@ def filled(
     return filled(name, fill, "never", seals)
 
 
+def opened(
+    x: Memfd | SupportsIndex | Name,
+    mode: Mode,
+    require: int | None,
+    max_size: SupportsIndex | None,
+    dense: bool,
+) -> Memfd:
+    """Return a Memfd that was given, or a new one for a descriptor or a path, checked."""
+    if isinstance(x, Memfd):
+        _foreign.check_seals(x, require)  # guard: opened Memfd
+        return x
+    if isinstance(x, (str, bytes, os.PathLike)):
+        access = os.O_RDWR if mode == "r+" else os.O_RDONLY
+        fd = os.open(x, access | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    elif hasattr(x, "__index__") and not isinstance(x, bool):
+        fd = os.dup(x.__index__())
+    else:
+        raise TypeError(
+            "x must be a Memfd, a descriptor, a path or an Array, "
+            f"not {type(x).__name__}"
+        )
+    try:
+        return Memfd.from_fd(fd, require=require, max_size=max_size, dense=dense)
+    except BaseException:
+        os.close(fd)
+        raise
+
+
 class _Name:
     """The name of a memfd that came from elsewhere, asked for when it is first needed."""
 
