@@ -53,41 +53,44 @@ if TYPE_CHECKING:
     from memfd import aio as aio
     from memfd._array import (
         Array,
-        attach,
         empty,
         empty_like,
-        freeze,
         full,
         full_like,
-        share,
         zeros,
         zeros_like,
     )
+    from memfd._arraydict import ArrayDict
     from memfd._handover import pending
+    from memfd._objects import dump, load
     from memfd._seal import Seal, SealError
+    from memfd._share import attach, freeze, share
     from memfd._socket import recv, recv_array, send
 
 # Loaded on first use: what they need would make ``import memfd`` slow.
 _HOMES = {
     "Seal": "_seal",
     "SealError": "_seal",
+    "dump": "_objects",
+    "load": "_objects",
     "pending": "_handover",
     "recv": "_socket",
     "recv_array": "_socket",
     "send": "_socket",
 }
-_NUMPY_NAMES = (
-    "Array",
-    "attach",
-    "empty",
-    "empty_like",
-    "freeze",
-    "full",
-    "full_like",
-    "share",
-    "zeros",
-    "zeros_like",
-)
+_NUMPY_HOMES = {
+    "Array": "_array",
+    "ArrayDict": "_arraydict",
+    "attach": "_share",
+    "empty": "_array",
+    "empty_like": "_array",
+    "freeze": "_share",
+    "full": "_array",
+    "full_like": "_array",
+    "share": "_share",
+    "zeros": "_array",
+    "zeros_like": "_array",
+}
 
 # `map` is left out: a star import should not take the built-in function away; and `aio`,
 # which loads asyncio.
@@ -120,6 +123,7 @@ __all__ = [
     "MFD_HUGE_SHIFT",
     "MFD_NOEXEC_SEAL",
     "Array",
+    "ArrayDict",
     "Mapping",
     "Memfd",
     "Seal",
@@ -128,6 +132,7 @@ __all__ = [
     "add_seals",
     "attach",
     "create",
+    "dump",
     "empty",
     "empty_like",
     "freeze",
@@ -137,6 +142,7 @@ __all__ = [
     "get_include",
     "get_seals",
     "get_size",
+    "load",
     "memfd_create",
     "pending",
     "recv",
@@ -179,9 +185,9 @@ if not TYPE_CHECKING:  # else every misspelt name would pass
             found = import_module("memfd.aio")
         elif name in _HOMES:
             found = getattr(import_module(f"memfd.{_HOMES[name]}"), name)
-        elif name in _NUMPY_NAMES:
+        elif name in _NUMPY_HOMES:
             try:
-                arrays = _reduction.load_arrays()
+                _reduction.load_arrays()
             except ModuleNotFoundError as error:
                 if error.name != "numpy":
                     raise
@@ -189,7 +195,7 @@ if not TYPE_CHECKING:  # else every misspelt name would pass
                     f"memfd.{name} needs NumPy: pip install 'memfd[numpy]'",
                     name="numpy",
                 ) from None
-            found = getattr(arrays, name)
+            found = getattr(import_module(f"memfd.{_NUMPY_HOMES[name]}"), name)
         else:
             raise AttributeError(f"module 'memfd' has no attribute {name!r}")
         globals()[name] = found
@@ -197,4 +203,4 @@ if not TYPE_CHECKING:  # else every misspelt name would pass
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES, *_NUMPY_NAMES, "aio"})
+    return sorted({*globals(), *_HOMES, *_NUMPY_HOMES, "aio"})

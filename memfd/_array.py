@@ -2,33 +2,27 @@
 
 from __future__ import annotations
 
-import _thread
 import functools
 import itertools
 import math
 import operator
-import os
 
 import numpy as np
 
-from memfd import _core, _file, _fill, _foreign, _mapping, _npy, _source
+from memfd import _core, _file, _fill, _mapping, _npy
 from memfd._seal import Seal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import Any, Literal, Self, SupportsIndex
+    from typing import Any, Self, SupportsIndex
 
     import numpy.typing as npt
 
     from memfd._file import Memfd
-    from memfd._types import AnyOrder, Huge, Mode, Name, Order, Shape
+    from memfd._types import AnyOrder, Mode, Name, Order, Shape
 
-_FIXED_SIZE = Seal.SHRINK | Seal.GROW
-_SEALED = Seal.IMMUTABLE | Seal.SEAL
-
-# Two threads that freeze one memfd would undo each other's steps.
-_freezing = _thread.allocate_lock()
+FIXED_SIZE = Seal.SHRINK | Seal.GROW
 
 
 # NumPy's types want arguments here before NumPy 2.3.
@@ -149,103 +143,6 @@ def map_memory(memfd: Memfd, mode: Mode) -> Memory:
     return memory
 
 
-def share(
-    array: npt.ArrayLike,
-    *,
-    mode: Literal["r", "r+"] = "r",
-    dtype: npt.DTypeLike | None = None,
-    order: AnyOrder = "K",
-    name: Name | None = None,
-    huge: Huge = "auto",
-    threads: SupportsIndex = 1,
-) -> Array:
-    """Copy an array into a memfd that other processes can map.
-
-    Parameters
-    ----------
-    array : array_like
-        What to share.  An Array that is immutable already is not copied.
-    mode : {"r", "r+"}, optional
-        "r": sealed, immutable for everyone, for ever.  "r+": writable by all who hold
-        it.
-    dtype : dtype, optional
-        Convert to this type.
-    order : {"K", "A", "C", "F"}, optional
-        Order in memory; "K" and "A" keep Fortran order, and give C order otherwise.
-    name : str, bytes or os.PathLike, optional
-        Label of the memfd; by default its type and shape: ``float32[1080,1920,3]``.
-    huge : {"auto", "always", "never"}, optional
-        Copy into huge pages: where they are quicker; wherever they can be had, also
-        where that takes more time and up to 2 MiB more memory; or not.
-    threads : int, optional
-        Threads that copy, each at least 16 MiB of a contiguous array.
-
-    Returns
-    -------
-    Array
-        With the same contents, and ``.memfd`` holding them as a .npy file.
-
-    Raises
-    ------
-    TypeError
-        The array would be damaged: objects, masks, labels, sparse matrices, text, or a
-        dtype that .npy does not give back.
-    ValueError
-        `mode`, `order` or `huge` is unknown, or `threads` is below 1.
-    OSError
-        ``EMFILE``: too many open files.  ``EFBIG``: beyond RLIMIT_FSIZE.
-
-    See Also
-    --------
-    freeze : make an array immutable without a copy.
-
-    Notes
-    -----
-    Since Linux 3.17.  Memory that another process may write (mode "r+") is not safe for
-    indexing with arrays taken from it: NumPy reads an index twice.
-
-    Examples
-    --------
-    >>> import memfd, numpy as np
-    >>> a = memfd.share(np.arange(4.0))
-    >>> a[0] = 1
-    Traceback (most recent call last):
-    ...
-    ValueError: assignment destination is read-only
-    >>> float(np.load(a.memfd.path).sum())
-    6.0
-    """
-    if mode not in ("r", "r+"):
-        raise ValueError(f'mode must be "r" or "r+", got {mode!r}')
-    if order not in ("K", "A", "C", "F"):
-        raise ValueError(f'order must be "K", "A", "C" or "F", got {order!r}')
-    huge, threads = _fill.check(huge, threads)
-    if mode == "r" and isinstance(array, Array) and _is_immutable(array):
-        flags = array.flags
-        ordered = (
-            order in "KA"
-            or (order == "C" and flags.c_contiguous)
-            or (order == "F" and flags.f_contiguous)
-        )
-        if ordered and (dtype is None or array.dtype == dtype):
-            return array.view()
-    source = _source.Source(array, dtype, order)
-    header = _npy.header(source.dtype, source.shape, source.fortran)
-    memfd = _file.filled(
-        _name(name, source.dtype, source.shape),
-        lambda memfd, huge: source.fill(memfd, header, huge, threads),
-        huge,
-        _SEALED if mode == "r" else _FIXED_SIZE,
-    )
-    try:
-        memory = map_memory(memfd, mode)
-    except BaseException:
-        memfd.close()
-        raise
-    order = "F" if source.fortran else "C"
-    return view(memory, source.dtype, source.shape, len(header), order=order)
-
-
 def empty(
     shape: Shape,
     dtype: npt.DTypeLike | None = float,
@@ -313,10 +210,10 @@ def empty(
     size = len(header) + math.prod(shape) * dtype.itemsize
     if size > 2**63 - 1:
         raise ValueError(f"shape {shape} of {dtype} needs {size} bytes, too many")
-    memfd = _file.create(_name(name, dtype, shape), size)
+    memfd = _file.create(default_name(dtype, shape) if name is None else name, size)
     try:
         _fill.fill(memfd, header)
-        _core.add_seal_bits(memfd, _FIXED_SIZE)
+        _core.add_seal_bits(memfd, FIXED_SIZE)
         memory = map_memory(memfd, "r+")
         if populate:
             memory._populate()
@@ -523,180 +420,9 @@ def full_like(
     return full(shape, fill_value, dtype, order, populate=populate, name=name)
 
 
-def attach(
-    x: Memfd | SupportsIndex | Name | npt.NDArray[Any],
-    mode: Mode = "r",
-    *,
-    require: Seal | None = Seal.SHRINK,
-    max_size: SupportsIndex | None = None,
-    dense: bool = False,
-) -> Array:
-    """Open the array that a memfd holds, without a copy.
-
-    Parameters
-    ----------
-    x : Memfd, int, path or Array
-        A memfd that holds a .npy file.  An int is a descriptor, which is duplicated and
-        stays yours; a path is opened; an Array (or a view of one) is mapped once more,
-        in another mode.
-    mode : {"r", "r+", "c"}, optional
-        Read-only; shared and writable; or copy-on-write, which is allowed on sealed
-        memfds.
-    require : Seal or None, optional
-        Seals that must be there.  ``Seal.SHRINK`` keeps others from taking memory away
-        under the array; ``Seal.IMMUTABLE`` proves that the data never change.  None: I
-        trust whoever holds it.
-    max_size, dense : optional
-        For an int or a path, as for `Memfd.from_fd`.
-
-    Returns
-    -------
-    Array
-        Over the memory of the memfd.
-
-    Raises
-    ------
-    SealError
-        Seals in `require` are missing.
-    ValueError
-        No memfd, no .npy file, or a header that lies: a shape beyond the size, objects.
-    PermissionError
-        "r+" of a memfd that is sealed against writing, or of a read-only descriptor.
-
-    Notes
-    -----
-    The header is read as hostile input; nothing is unpickled.  Memory that another
-    process may write is not safe for indexing with arrays taken from it.
-
-    Examples
-    --------
-    >>> import memfd, numpy as np
-    >>> f = memfd.share(np.arange(3)).memfd
-    >>> memfd.attach(f).tolist()
-    [0, 1, 2]
-    >>> mine = memfd.attach(f, "c")
-    >>> mine[:] = 7
-    """
-    _mapping.check_mode(mode)
-    if isinstance(x, np.ndarray):
-        _, memfd, offset = _memory_and_place(x)
-        _foreign.check_seals(memfd, require)  # guard: attach, array
-        memory = map_memory(memfd, mode)
-        return view(memory, x.dtype, x.shape, offset, x.strides)
-    if isinstance(x, _file.Memfd):
-        _foreign.check_seals(x, require)  # guard: attach, Memfd
-        return _attach(x, mode)
-    if isinstance(x, (str, bytes, os.PathLike)):
-        access = os.O_RDWR if mode == "r+" else os.O_RDONLY
-        fd = os.open(x, access | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
-    elif hasattr(x, "__index__") and not isinstance(x, bool):
-        fd = os.dup(x.__index__())
-    else:
-        raise TypeError(
-            "x must be a Memfd, a descriptor, a path or an Array, "
-            f"not {type(x).__name__}"
-        )
-    try:
-        memfd = _file.Memfd.from_fd(fd, require=require, max_size=max_size, dense=dense)
-    except BaseException:
-        os.close(fd)
-        raise
-    try:
-        return _attach(memfd, mode)
-    except BaseException:
-        memfd.close()
-        raise
-
-
-def freeze(array: npt.NDArray[Any], *, copy: bool = False) -> Array:
-    """Make an array immutable for everyone, for ever, without a copy.
-
-    Parameters
-    ----------
-    array : Array
-        A writable array, or a view of one.
-    copy : bool, optional
-        Share a sealed copy instead; the way out when others still map it writable.
-
-    Returns
-    -------
-    Array
-        Over the same memory, now sealed, at the same place in it.  `array` itself
-        becomes read-only; it and all older views keep their contents, on pages of their
-        own, without a memfd, like arrays of mode "c".
-
-    Raises
-    ------
-    ValueError
-        `array` is not over a memfd, or was mapped copy-on-write.
-    BufferError
-        This process maps it writable with something else than arrays.
-    OSError
-        ``EBUSY``: another process maps it writable; the message names those that can be
-        seen.  Nothing has changed, and what was written meanwhile is kept.
-
-    Notes
-    -----
-    No thread may write while it is frozen.  A child that was forked while the array was
-    writable is another process that maps it.
-
-    Examples
-    --------
-    >>> import memfd
-    >>> a = memfd.zeros(3)
-    >>> a[1] = 5
-    >>> a = memfd.freeze(a)
-    >>> a.memfd.seals & memfd.Seal.IMMUTABLE == memfd.Seal.IMMUTABLE
-    True
-    """
-    if copy:
-        return share(np.asarray(array))
-    memory, memfd, offset = _memory_and_place(array)
-    # Mapped before anything is sealed, since mapping can fail; it blocks no seal.
-    fresh = map_memory(memfd, "r")
-    with _freezing:
-        if _core.seal_bits(memfd) & Seal.IMMUTABLE != Seal.IMMUTABLE:
-            _seal_under(memfd)
-        elif memory.mode == "r":
-            fresh = memory
-    frozen = view(fresh, array.dtype, array.shape, offset, array.strides)
-    array.flags.writeable = False
-    return frozen
-
-
-def _seal_under(memfd: Memfd) -> None:
-    """Turn this process's shared mappings of `memfd` private, and seal it."""
-    status = os.fstat(memfd.fileno())
-    shared = [
-        mapping
-        for mapping in _mapping.live(status.st_dev, status.st_ino)
-        if isinstance(mapping, _mapping.Mapping) and mapping.mode == "r+"
-    ]
-    private = []
-    try:
-        for mapping in shared:
-            mapping._make_private(memfd.fileno())
-            private.append(mapping)
-        memfd.seal(_SEALED)
-    except BaseException:
-        for mapping in private:
-            mapping._make_shared(memfd.fileno())
-        raise
-    for mapping in private:
-        if type(mapping) is Memory:
-            mapping.memfd = None
-
-
-def _attach(memfd: Memfd, mode: Mode) -> Array:
-    """Map the .npy file in `memfd`, which was checked."""
-    dtype, shape, fortran, offset = _npy.read_header(memfd.fileno(), memfd.size)
-    memory = map_memory(memfd, mode)
-    return view(memory, dtype, shape, offset, order="F" if fortran else "C")
-
-
 def locate(array: npt.NDArray[Any]) -> tuple[Memfd, bytes]:
     """Return the memfd of an Array, and text that says where in it the array lies."""
-    memory, memfd, offset = _memory_and_place(array)
+    memory, memfd, offset = memory_and_place(array)
     if array.nbytes > memory.size:
         raise ValueError(
             f"an array that repeats its {memory.size} bytes until they are "
@@ -705,22 +431,28 @@ def locate(array: npt.NDArray[Any]) -> tuple[Memfd, bytes]:
     return memfd, _npy.view_text(array.dtype, array.shape, array.strides, offset)
 
 
-def open_view(memfd: Memfd, mode: Mode, text: bytes | None) -> Array:
-    """Open the view that hostile `text` tells of a memfd that was checked, or all of it."""
-    if text is None:
-        return _attach(memfd, mode)
-    dtype, shape, strides, offset = _npy.read_view(text, memfd.size)
-    return view(map_memory(memfd, mode), dtype, shape, offset, strides)
-
-
-def _memory_and_place(array: npt.NDArray[Any]) -> tuple[Memory, Memfd, int]:
+def memory_and_place(array: npt.NDArray[Any]) -> tuple[Memory, Memfd, int]:
     """Return the Memory of an Array, its memfd, which is open, and where it lies."""
     memory = memory_of(array) if isinstance(array, np.ndarray) else None
-    memfd = None if memory is None else memory.memfd
-    if memory is None or memfd is None:
+    if memory is None:
         raise ValueError(
             f"{type(array).__name__} has no memfd of its own; memfd.share() copies it "
             "into one"
+        )
+    memfd = open_memfd_of(memory)
+    offset = memory._place(array)  # type: ignore[arg-type,unused-ignore]
+    if offset < 0:
+        raise ValueError("the array reaches outside the memory of its memfd")
+    return memory, memfd, offset
+
+
+def open_memfd_of(memory: Memory) -> Memfd:
+    """Return the memfd that shows what `memory` does, which is open."""
+    memfd = memory.memfd
+    if memfd is None:
+        raise ValueError(
+            "an array that was frozen has no memfd of its own any more; memfd.share() "
+            "copies it into one"
         )
     if memory.mode == "c":
         raise ValueError(
@@ -732,22 +464,7 @@ def _memory_and_place(array: npt.NDArray[Any]) -> tuple[Memory, Memfd, int]:
             f"the descriptor of {memfd!r} was closed; memfd.share() copies the "
             "array into a new memfd"
         )
-    offset = memory._place(array)  # type: ignore[arg-type,unused-ignore]
-    if offset < 0:
-        raise ValueError("the array reaches outside the memory of its memfd")
-    return memory, memfd, offset
-
-
-def _is_immutable(array: npt.NDArray[Any]) -> bool:
-    memory = memory_of(array)
-    return (
-        memory is not None
-        and memory.mode == "r"
-        and memory.memfd is not None
-        and not memory.memfd.closed
-        and _core.seal_bits(memory.memfd) & Seal.IMMUTABLE == Seal.IMMUTABLE
-        and memory._place(array) >= 0  # type: ignore[arg-type,unused-ignore]
-    )
+    return memfd
 
 
 def _like(
@@ -779,11 +496,8 @@ def _shape(shape: Shape) -> tuple[int, ...]:
     return numbers
 
 
-def _name(name: Name | None, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Name:
-    return _default_name(dtype, shape) if name is None else name
-
-
 @functools.lru_cache(maxsize=256)
-def _default_name(dtype: np.dtype[Any], shape: tuple[int, ...]) -> str:
+def default_name(dtype: np.dtype[Any], shape: tuple[int, ...]) -> str:
+    """Return the label of a memfd that holds such an array."""
     name = f"{dtype.name}[{','.join(map(str, shape))}]"
     return name.encode()[: _core.NAME_MAX].decode(errors="ignore")

@@ -87,6 +87,11 @@ def has_order(shape: tuple[int, ...]) -> bool:
     return 0 not in shape and sum(number > 1 for number in shape) > 1
 
 
+def looks_like(begin: bytes) -> bool:
+    """Tell whether a file that begins like this can be one of these."""
+    return begin[: len(npy.MAGIC_PREFIX)] == npy.MAGIC_PREFIX
+
+
 def read_header(fd: int, size: int) -> tuple[np.dtype[Any], tuple[int, ...], bool, int]:
     """Return dtype, shape, whether in Fortran order, and offset of the array in `fd`.
 
@@ -98,7 +103,7 @@ def read_header(fd: int, size: int) -> tuple[np.dtype[Any], tuple[int, ...], boo
         The file of `size` bytes holds no .npy array, or its header does not fit it.
     """
     start = os.pread(fd, 4096, 0)
-    if start[: len(npy.MAGIC_PREFIX)] != npy.MAGIC_PREFIX:  # guard: no .npy
+    if not looks_like(start):  # guard: no .npy
         raise ValueError("this memfd does not hold a .npy array")
     if len(start) < _PREFIX + 4:  # guard: short file
         raise ValueError(f"a memfd of {size} bytes does not hold a .npy array")

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from memfd._array import Array, Memory
+    from memfd._arraydict import ArrayDict
     from memfd._file import Memfd
     from memfd._types import Mode
 
@@ -52,10 +53,11 @@ def load_arrays() -> Any:
     """Import the module of the arrays, which needs NumPy, and register its types."""
     global _arrays
     if _arrays is None:
-        from memfd import _array
+        from memfd import _array, _arraydict
 
         register(_array.Array, _reduce_array)
         register(_array.Memory, _reduce_memory)
+        register(_arraydict.ArrayDict, _reduce_arraydict)
         _arrays = _array
     return _arrays
 
@@ -166,11 +168,7 @@ def _reduce_array(array: Array) -> _Reduced:
     if memory is None or memory.memfd is None or memory.mode == "c":
         # What it shows is nowhere else: a copy, or private pages.
         return array.__reduce_ex__(4)
-    if memory.memfd.closed:
-        raise ValueError(
-            f"an array cannot be sent to another process: its {memory.memfd!r}; send "
-            "a copy, or do not close it"
-        )
+    _check_open(memory)
     offset = memory._place(array)
     if offset < 0:
         return array.__reduce_ex__(4)
@@ -198,6 +196,30 @@ def _rebuild_array(
     if not writeable:
         array.flags.writeable = False
     return array
+
+
+def _check_open(memory: Memory) -> None:
+    if memory.memfd is not None and memory.memfd.closed:
+        raise ValueError(
+            f"an array cannot be sent to another process: its {memory.memfd!r}; send "
+            "a copy, or do not close it"
+        )
+
+
+def _reduce_arraydict(arrays: ArrayDict) -> _Reduced:
+    from memfd import _arraydict
+
+    memory = _arraydict.memory_of(arrays)
+    if memory.memfd is None or memory.mode == "c":
+        return arrays.__reduce__()
+    _check_open(memory)
+    return _rebuild_arraydict, (memory,)
+
+
+def _rebuild_arraydict(memory: Memory) -> ArrayDict:
+    from memfd import _arraydict
+
+    return _arraydict.over(memory)
 
 
 register(_file.Memfd, _reduce_memfd)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from memfd._array import Array
+    from memfd._arraydict import ArrayDict
     from memfd._file import Memfd
     from memfd._seal import Seal
     from memfd._types import Mode
@@ -54,7 +54,7 @@ _KINDS = (_STREAM, int(socket.SOCK_SEQPACKET), _DATAGRAM)
 _family, _kind = _base.socket.family.__get__, _base.socket.type.__get__
 
 
-def send(sock: socket.socket, item: Memfd | npt.NDArray[Any], /) -> None:
+def send(sock: socket.socket, item: Memfd | npt.NDArray[Any] | ArrayDict, /) -> None:
     """Send a memfd or an array to the process at the other end of a Unix socket.
 
     Parameters
@@ -62,7 +62,7 @@ def send(sock: socket.socket, item: Memfd | npt.NDArray[Any], /) -> None:
     sock : socket.socket
         A Unix socket: stream, seqpacket or datagram, connected.  Its timeout is the
         deadline of the whole call.
-    item : Memfd or Array
+    item : Memfd, Array or ArrayDict
         What to send.  Of an Array, or a view of one, the descriptor of its memfd travels,
         and where in it the view lies; the memory is not copied.
 
@@ -179,7 +179,7 @@ def recv_array(
     max_size: SupportsIndex | None = None,
     dense: bool = True,
     copy: bool = False,
-) -> Array:
+) -> Any:
     """Receive an array from the process at the other end of a Unix socket, and check it.
 
     Parameters
@@ -194,8 +194,9 @@ def recv_array(
 
     Returns
     -------
-    Array
-        What was sent: the array in the memfd's .npy file, or the view of it.
+    Array or ArrayDict
+        What was sent: the array in the memfd's .npy file, or the view of it; or the
+        arrays in a safetensors file.
 
     Raises
     ------
@@ -226,20 +227,26 @@ def recv_array(
     return open_array(memfd, view, mode)
 
 
-def sending(sock: socket.socket, item: Memfd | npt.NDArray[Any]) -> Steps[None] | None:
+def sending(
+    sock: socket.socket, item: Memfd | npt.NDArray[Any] | ArrayDict
+) -> Steps[None] | None:
     """Send the item, and return the steps that are left, if there are any."""
     check_socket(sock)
     if isinstance(item, _file.Memfd):
         memfd, frame = item, _WHOLE_FILE
     elif hasattr(type(item), "memfd"):  # NumPy is not loaded to ask
-        from memfd import _array
+        from memfd import _share
 
-        memfd, view = _array.locate(item)
-        frame = _FRAME.pack(_MAGIC, _VERSION, _VIEW, 0, len(view)) + view
+        memfd, view = _share.locate(item)
+        if view is None:
+            frame = _WHOLE_FILE
+        else:
+            frame = _FRAME.pack(_MAGIC, _VERSION, _VIEW, 0, len(view)) + view
     else:
         raise TypeError(
-            f"only a Memfd or an Array can be sent, not {type(item).__name__}: "
-            "memfd.share() makes an Array of an array, memfd.from_bytes() a Memfd of bytes"
+            f"only a Memfd, an Array or an ArrayDict can be sent, not "
+            f"{type(item).__name__}: memfd.share() makes them of arrays, "
+            "memfd.from_bytes() a Memfd of bytes"
         )
     sent = _message.send(sock.fileno(), frame, memfd.fileno())
     return None if sent == len(frame) else _send_rest(sock, frame, sent, memfd)
@@ -261,12 +268,12 @@ def receiving(sock: socket.socket) -> Received | Steps[Received]:
     return _receive_message(sock, kind, size, read)
 
 
-def open_array(memfd: Memfd, view: bytes | None, mode: Mode) -> Array:
+def open_array(memfd: Memfd, view: bytes | None, mode: Mode) -> Any:
     """Open the array in what was received and checked, or close it."""
-    from memfd import _array
+    from memfd import _share
 
     try:
-        return _array.open_view(memfd, mode, view)
+        return _share.open_view(memfd, mode, view)
     except BaseException:
         memfd.close()
         raise

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from memfd._array import Array
+    from memfd._arraydict import ArrayDict
     from memfd._file import Memfd
     from memfd._seal import Seal
     from memfd._socket import Received, Result, Steps
@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 __all__ = ["recv", "recv_array", "send"]
 
 
-async def send(sock: socket.socket, item: Memfd | npt.NDArray[Any], /) -> None:
+async def send(
+    sock: socket.socket, item: Memfd | npt.NDArray[Any] | ArrayDict, /
+) -> None:
     """Send a memfd or an array to the process at the other end of a Unix socket.
 
     See `memfd.send`, which this is but for the waiting.
@@ -37,7 +39,7 @@ async def send(sock: socket.socket, item: Memfd | npt.NDArray[Any], /) -> None:
     ----------
     sock : socket.socket
         A connected Unix socket, after ``sock.setblocking(False)``.
-    item : Memfd or Array
+    item : Memfd, Array or ArrayDict
         What to send.  It must stay open until it is sent.
 
     Raises
@@ -138,7 +140,7 @@ async def recv_array(
     max_size: SupportsIndex | None = None,
     dense: bool = True,
     copy: bool = False,
-) -> Array:
+) -> Any:
     """Receive an array from the process at the other end of a Unix socket, and check it.
 
     See `memfd.recv_array`, which this is but for the waiting.
@@ -154,7 +156,7 @@ async def recv_array(
 
     Returns
     -------
-    Array
+    Array or ArrayDict
         As from `memfd.recv_array`.
 
     Raises

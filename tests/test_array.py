@@ -126,7 +126,6 @@ def carrying():
     [
         pytest.param(lambda: np.array([None]), "Python objects", id="object"),
         pytest.param(lambda: [1, "a", None], "Python objects", id="mixed list"),
-        pytest.param(lambda: {"x": 1}, "Python objects", id="dict"),
         pytest.param(lambda: np.zeros(2, [("a", "O")]), "Python objects", id="field"),
         pytest.param(lambda: np.ma.array([1, 2], mask=[0, 1]), "mask", id="masked"),
         pytest.param(lambda: "text", "from_bytes", id="str"),

@@ -1,0 +1,190 @@
+"""Many arrays in one memfd: `ArrayDict`, and the memfd a safetensors file."""
+
+from __future__ import annotations
+
+import collections.abc
+
+import numpy as np
+
+from memfd import _array, _file, _fill, _safetensors, _source
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from typing import Any
+
+    import numpy.typing as npt
+
+    from memfd._array import Array, Memory
+    from memfd._file import Memfd
+    from memfd._types import Huge, Mode, Name
+
+# Types of NumPy, little-endian as everything in the format.
+_TYPES = {
+    "BOOL": "|b1", "U8": "|u1", "I8": "|i1", "U16": "<u2", "I16": "<i2", "U32": "<u4",
+    "I32": "<i4", "U64": "<u8", "I64": "<i8", "F16": "<f2", "F32": "<f4", "F64": "<f8",
+    "C64": "<c8",
+}  # fmt: skip
+_DTYPES = {name: np.dtype(text) for name, text in _TYPES.items()}
+_NAMES = {text: name for name, text in _TYPES.items()}
+
+
+class ArrayDict(collections.abc.Mapping):  # type: ignore[type-arg]
+    """Arrays by name, all in one memfd: a read-only mapping.
+
+    Made by `share` of a dict, and by `attach`.  Each `Array` is made when it is asked for,
+    over one mapping of the memfd, which lives as long as the last of them.
+
+    In multiprocessing it travels as one descriptor, and so does each array of it.  Pickled
+    otherwise it becomes a dict of ordinary arrays.
+
+    Attributes
+    ----------
+    metadata : dict of str
+        What the writer of the file noted; files of this package have none.
+
+    Notes
+    -----
+    The memfd is a safetensors file, which many languages read:
+    https://github.com/huggingface/safetensors.
+
+    Examples
+    --------
+    >>> import memfd, numpy as np
+    >>> d = memfd.share({"x": np.arange(3), "y": np.ones((2, 2), "f4")})
+    >>> d["x"].tolist(), list(d)
+    ([0, 1, 2], ['x', 'y'])
+    >>> memfd.attach(d.memfd)["y"].sum()
+    np.float32(4.0)
+    """
+
+    __slots__ = ("__weakref__", "_entries", "_memory", "_start", "metadata")
+
+    _entries: dict[str, dict[str, Any]]
+    _memory: Memory
+    _start: int
+    metadata: dict[str, str]
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        raise TypeError("use memfd.share({...}) or memfd.attach()")
+
+    def __getitem__(self, name: str) -> Array:
+        entry = self._entries[name]
+        dtype = _DTYPES.get(entry["dtype"])
+        if dtype is None:
+            raise TypeError(f"array {name!r} is {entry['dtype']}, which NumPy lacks")
+        offset = self._start + entry["data_offsets"][0]
+        return _array.view(self._memory, dtype, tuple(entry["shape"]), offset)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries
+
+    # As for arrays, comparing contents is not one yes or no.
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
+    def __repr__(self) -> str:
+        size = _file.readable(self._memory.size)
+        return f"<memfd.ArrayDict of {len(self)} arrays, {size}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return dict, ([(name, np.asarray(array)) for name, array in self.items()],)
+
+    @property
+    def memfd(self) -> Memfd | None:
+        """Memfd or None: The memfd behind all arrays, a safetensors file.
+
+        None after `freeze`: the arrays go on with pages of their own.
+        """
+        return self._memory.memfd
+
+    @property
+    def nbytes(self) -> int:
+        """int: Bytes of all arrays."""
+        return self._memory.size - self._start
+
+
+def over(memory: Memory) -> ArrayDict:
+    """Return the arrays in a memfd that was mapped, whose header is hostile."""
+    fd = memory.memfd.fileno()  # type: ignore[union-attr]
+    return _new(memory, _safetensors.read_header(fd, memory.size))
+
+
+def over_same(arrays: ArrayDict, memory: Memory) -> ArrayDict:
+    """Return the arrays of the same file in another mapping of it."""
+    table = _safetensors.Table(arrays._entries, arrays.metadata, arrays._start)
+    return _new(memory, table)
+
+
+def memory_of(arrays: ArrayDict) -> Memory:
+    """Return the memory in which all arrays lie."""
+    return arrays._memory
+
+
+def open_memfd(memfd: Memfd, mode: Mode) -> ArrayDict:
+    """Map the safetensors file in `memfd`, which was checked."""
+    table = _safetensors.read_header(memfd.fileno(), memfd.size)
+    return _new(_array.map_memory(memfd, mode), table)
+
+
+def share(
+    arrays: Mapping[str, npt.ArrayLike],
+    mode: Mode,
+    dtype: npt.DTypeLike | None,
+    name: Name | None,
+    huge: Huge,
+    threads: int,
+    seals: int,
+) -> ArrayDict:
+    """Copy arrays into one new memfd; see `memfd.share`."""
+    sources = {}
+    for key, array in arrays.items():
+        if not isinstance(key, str):
+            raise TypeError(f"names of arrays must be str, got {key!r}")
+        try:
+            sources[key] = _source.Source(array, dtype, "C")
+            _type_name(sources[key].dtype)
+        except TypeError as error:
+            raise TypeError(f"array {key!r}: {error}") from None
+    header, places, size = _safetensors.layout(
+        (key, _type_name(source.dtype), source.shape) for key, source in sources.items()
+    )
+    pieces: list[tuple[int, int, Any]] = [(0, len(header), header)]
+    pieces += sorted(
+        ((places[key], source.nbytes, source) for key, source in sources.items()),
+        key=lambda piece: piece[0],
+    )
+    memfd = _file.filled(
+        f"{len(sources)} arrays" if name is None else name,
+        lambda memfd, huge: _fill.fill_pieces(memfd, pieces, 0, size, huge, threads),
+        huge,
+        seals,
+    )
+    try:
+        return open_memfd(memfd, mode)
+    except BaseException:
+        memfd.close()
+        raise
+
+
+def _type_name(dtype: np.dtype[Any]) -> str:
+    name = _NAMES.get(dtype.str)
+    if name is None or dtype.metadata:
+        raise TypeError(
+            f"dtype {dtype} is none that several arrays in one memfd can have: share "
+            "it alone, convert it, or memfd.dump() the dict for those who trust you"
+        )
+    return name
+
+
+def _new(memory: Memory, table: _safetensors.Table) -> ArrayDict:
+    arrays = ArrayDict.__new__(ArrayDict)
+    arrays._memory = memory
+    arrays._entries, arrays.metadata, arrays._start = table
+    return arrays

@@ -1,0 +1,408 @@
+"""Arrays from elsewhere: copied into a memfd, opened in one, and sealed there."""
+
+from __future__ import annotations
+
+import _thread
+import collections.abc
+import os
+
+import numpy as np
+
+from memfd import (
+    _array,
+    _arraydict,
+    _core,
+    _file,
+    _fill,
+    _foreign,
+    _mapping,
+    _npy,
+    _objects,
+    _safetensors,
+    _source,
+)
+from memfd._array import (
+    FIXED_SIZE,
+    Array,
+    Memory,
+    map_memory,
+    memory_and_place,
+    view,
+)
+from memfd._arraydict import ArrayDict
+from memfd._seal import Seal
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any, Literal, SupportsIndex, overload
+
+    import numpy.typing as npt
+
+    from memfd._file import Memfd
+    from memfd._types import AnyOrder, Huge, Mode, Name
+
+_SEALED = Seal.IMMUTABLE | Seal.SEAL
+
+# Two threads that freeze one memfd would undo each other's steps.
+_freezing = _thread.allocate_lock()
+
+
+if TYPE_CHECKING:
+
+    @overload
+    def share(
+        array: Mapping[str, npt.ArrayLike],
+        *,
+        mode: Literal["r", "r+"] = "r",
+        dtype: npt.DTypeLike | None = None,
+        order: AnyOrder = "K",
+        name: Name | None = None,
+        huge: Huge = "auto",
+        threads: SupportsIndex = 1,
+    ) -> ArrayDict: ...
+    @overload
+    def share(
+        array: npt.ArrayLike,
+        *,
+        mode: Literal["r", "r+"] = "r",
+        dtype: npt.DTypeLike | None = None,
+        order: AnyOrder = "K",
+        name: Name | None = None,
+        huge: Huge = "auto",
+        threads: SupportsIndex = 1,
+    ) -> Array: ...
+
+
+def share(
+    array: npt.ArrayLike | Mapping[str, npt.ArrayLike],
+    *,
+    mode: Literal["r", "r+"] = "r",
+    dtype: npt.DTypeLike | None = None,
+    order: AnyOrder = "K",
+    name: Name | None = None,
+    huge: Huge = "auto",
+    threads: SupportsIndex = 1,
+) -> Array | ArrayDict:
+    """Copy an array, or a dict of them, into a memfd that other processes can map.
+
+    Parameters
+    ----------
+    array : array_like or mapping of str to array_like
+        What to share.  What is immutable already is not copied.  The arrays of a mapping
+        share one memfd.
+    mode : {"r", "r+"}, optional
+        "r": sealed, immutable for everyone, for ever.  "r+": writable by all who hold
+        it.
+    dtype : dtype, optional
+        Convert to this type.
+    order : {"K", "A", "C", "F"}, optional
+        Order in memory; "K" and "A" keep Fortran order, and give C order otherwise.
+        The arrays of a mapping are always in C order.
+    name : str, bytes or os.PathLike, optional
+        Label of the memfd; by default its type and shape, ``float32[1080,1920,3]``, or
+        how many arrays are in it.
+    huge : {"auto", "always", "never"}, optional
+        Copy into huge pages: where they are quicker; wherever they can be had, also
+        where that takes more time and up to 2 MiB more memory; or not.
+    threads : int, optional
+        Threads that copy, each at least 16 MiB of a contiguous array.
+
+    Returns
+    -------
+    Array or ArrayDict
+        With the same contents, and ``.memfd`` holding them as a .npy file; for a mapping,
+        a read-only mapping of Arrays, and a safetensors file.
+
+    Raises
+    ------
+    TypeError
+        The array would be damaged: objects, masks, labels, sparse matrices, text, or a
+        dtype that .npy does not give back.  In a mapping: whatever is no bool, integer,
+        float16 to float64 or complex64 in little-endian order, which `dump` takes.
+    ValueError
+        `mode`, `order` or `huge` is unknown, or `threads` is below 1; `order` is "F" for
+        a mapping; the names of the arrays take more than 16 MiB.
+    OSError
+        ``EMFILE``: too many open files.  ``EFBIG``: beyond RLIMIT_FSIZE.
+
+    See Also
+    --------
+    freeze : make an array immutable without a copy.
+    dump : any object, for processes that trust each other.
+
+    Notes
+    -----
+    Since Linux 3.17.  Memory that another process may write (mode "r+") is not safe for
+    indexing with arrays taken from it: NumPy reads an index twice.
+
+    Examples
+    --------
+    >>> import memfd, numpy as np
+    >>> a = memfd.share(np.arange(4.0))
+    >>> a[0] = 1
+    Traceback (most recent call last):
+    ...
+    ValueError: assignment destination is read-only
+    >>> float(np.load(a.memfd.path).sum())
+    6.0
+    """
+    if mode not in ("r", "r+"):
+        raise ValueError(f'mode must be "r" or "r+", got {mode!r}')
+    if order not in ("K", "A", "C", "F"):
+        raise ValueError(f'order must be "K", "A", "C" or "F", got {order!r}')
+    huge, threads = _fill.check(huge, threads)
+    seals = _SEALED if mode == "r" else FIXED_SIZE
+    if isinstance(array, collections.abc.Mapping):
+        if order == "F":
+            raise ValueError("order must not be 'F' for several arrays in one memfd")
+        if isinstance(array, ArrayDict) and mode == "r" and dtype is None:
+            memory = _arraydict.memory_of(array)
+            if _is_immutable(array):
+                return _arraydict.over_same(array, memory)
+        return _arraydict.share(array, mode, dtype, name, huge, threads, seals)
+    if isinstance(array, Array) and mode == "r" and _is_immutable(array):
+        flags = array.flags
+        ordered = (
+            order in "KA"
+            or (order == "C" and flags.c_contiguous)
+            or (order == "F" and flags.f_contiguous)
+        )
+        if ordered and (dtype is None or array.dtype == dtype):
+            return array.view()
+    source = _source.Source(array, dtype, order)
+    header = _npy.header(source.dtype, source.shape, source.fortran)
+    memfd = _file.filled(
+        _array.default_name(source.dtype, source.shape) if name is None else name,
+        lambda memfd, huge: source.fill(memfd, header, huge, threads),
+        huge,
+        seals,
+    )
+    try:
+        memory = map_memory(memfd, mode)
+    except BaseException:
+        memfd.close()
+        raise
+    order = "F" if source.fortran else "C"
+    return view(memory, source.dtype, source.shape, len(header), order=order)
+
+
+def attach(
+    x: Memfd | SupportsIndex | Name | npt.NDArray[Any] | ArrayDict,
+    mode: Mode = "r",
+    *,
+    require: Seal | None = Seal.SHRINK,
+    max_size: SupportsIndex | None = None,
+    dense: bool = False,
+) -> Any:
+    """Open the array, or the arrays, that a memfd holds, without a copy.
+
+    Parameters
+    ----------
+    x : Memfd, int, path, Array or ArrayDict
+        A memfd that holds a .npy or a safetensors file.  An int is a descriptor, which is
+        duplicated and stays yours; a path is opened; an Array (or a view of one) and an
+        ArrayDict are mapped once more, in another mode.
+    mode : {"r", "r+", "c"}, optional
+        Read-only; shared and writable; or copy-on-write, which is allowed on sealed
+        memfds.
+    require : Seal or None, optional
+        Seals that must be there.  ``Seal.SHRINK`` keeps others from taking memory away
+        under the array; ``Seal.IMMUTABLE`` proves that the data never change.  None: I
+        trust whoever holds it.
+    max_size, dense : optional
+        For an int or a path, as for `Memfd.from_fd`.
+
+    Returns
+    -------
+    Array or ArrayDict
+        Over the memory of the memfd: ArrayDict for a safetensors file.
+
+    Raises
+    ------
+    SealError
+        Seals in `require` are missing.
+    ValueError
+        No memfd, no .npy or safetensors file, or a header that lies: a shape beyond the
+        size, objects, arrays that overlap.
+    PermissionError
+        "r+" of a memfd that is sealed against writing, or of a read-only descriptor.
+
+    Notes
+    -----
+    The header is read as hostile input; nothing is unpickled.  Memory that another
+    process may write is not safe for indexing with arrays taken from it.
+
+    Examples
+    --------
+    >>> import memfd, numpy as np
+    >>> f = memfd.share(np.arange(3)).memfd
+    >>> memfd.attach(f).tolist()
+    [0, 1, 2]
+    >>> mine = memfd.attach(f, "c")
+    >>> mine[:] = 7
+    """
+    _mapping.check_mode(mode)
+    if isinstance(x, np.ndarray):
+        _, memfd, offset = memory_and_place(x)
+        _foreign.check_seals(memfd, require)  # guard: attach, array
+        memory = map_memory(memfd, mode)
+        return view(memory, x.dtype, x.shape, offset, x.strides)
+    if isinstance(x, ArrayDict):
+        memfd = _array.open_memfd_of(_arraydict.memory_of(x))
+        _foreign.check_seals(memfd, require)  # guard: attach, ArrayDict
+        return _arraydict.over_same(x, map_memory(memfd, mode))
+    memfd = _file.opened(x, mode, require, max_size, dense)
+    try:
+        return open_whole(memfd, mode)
+    except BaseException:
+        if memfd is not x:
+            memfd.close()
+        raise
+
+
+if TYPE_CHECKING:
+
+    @overload
+    def freeze(array: ArrayDict, *, copy: bool = False) -> ArrayDict: ...
+    @overload
+    def freeze(array: npt.NDArray[Any], *, copy: bool = False) -> Array: ...
+
+
+def freeze(
+    array: npt.NDArray[Any] | ArrayDict, *, copy: bool = False
+) -> Array | ArrayDict:
+    """Make an array immutable for everyone, for ever, without a copy.
+
+    Parameters
+    ----------
+    array : Array or ArrayDict
+        A writable array, or a view of one, or all arrays in one memfd.
+    copy : bool, optional
+        Share a sealed copy instead; the way out when others still map it writable.
+
+    Returns
+    -------
+    Array or ArrayDict
+        Over the same memory, now sealed, at the same place in it.  An array itself
+        becomes read-only; it and all older views keep their contents, on pages of their
+        own, without a memfd, like arrays of mode "c".
+
+    Raises
+    ------
+    ValueError
+        `array` is not over a memfd, or was mapped copy-on-write.
+    BufferError
+        This process maps it writable with something else than arrays.
+    OSError
+        ``EBUSY``: another process maps it writable; the message names those that can be
+        seen.  Nothing has changed, and what was written meanwhile is kept.
+
+    Notes
+    -----
+    No thread may write while it is frozen.  A child that was forked while the array was
+    writable is another process that maps it.
+
+    Examples
+    --------
+    >>> import memfd
+    >>> a = memfd.zeros(3)
+    >>> a[1] = 5
+    >>> a = memfd.freeze(a)
+    >>> a.memfd.seals & memfd.Seal.IMMUTABLE == memfd.Seal.IMMUTABLE
+    True
+    """
+    if isinstance(array, ArrayDict):
+        if copy:
+            return share({name: np.asarray(one) for name, one in array.items()})
+        memory = _arraydict.memory_of(array)
+        return _arraydict.over_same(
+            array, _sealed(memory, _array.open_memfd_of(memory))
+        )
+    if copy:
+        return share(np.asarray(array))
+    memory, memfd, offset = memory_and_place(array)
+    fresh = _sealed(memory, memfd)
+    frozen = view(fresh, array.dtype, array.shape, offset, array.strides)
+    array.flags.writeable = False
+    return frozen
+
+
+def _sealed(memory: Memory, memfd: Memfd) -> Memory:
+    """Seal a memfd and return a mapping of it that stays."""
+    # Mapped before anything is sealed, since mapping can fail; it blocks no seal.
+    fresh = map_memory(memfd, "r")
+    with _freezing:
+        if _core.seal_bits(memfd) & Seal.IMMUTABLE != Seal.IMMUTABLE:
+            _seal_under(memfd)
+        elif memory.mode == "r":
+            fresh = memory
+    return fresh
+
+
+def _seal_under(memfd: Memfd) -> None:
+    """Turn this process's shared mappings of `memfd` private, and seal it."""
+    status = os.fstat(memfd.fileno())
+    shared = [
+        mapping
+        for mapping in _mapping.live(status.st_dev, status.st_ino)
+        if isinstance(mapping, _mapping.Mapping) and mapping.mode == "r+"
+    ]
+    private = []
+    try:
+        for mapping in shared:
+            mapping._make_private(memfd.fileno())
+            private.append(mapping)
+        memfd.seal(_SEALED)
+    except BaseException:
+        for mapping in private:
+            mapping._make_shared(memfd.fileno())
+        raise
+    for mapping in private:
+        if type(mapping) is Memory:
+            mapping.memfd = None
+
+
+def locate(item: npt.NDArray[Any] | ArrayDict) -> tuple[Memfd, bytes | None]:
+    """Return a memfd, and text that says where in it an array lies if it is not all."""
+    if isinstance(item, ArrayDict):
+        return _array.open_memfd_of(_arraydict.memory_of(item)), None
+    return _array.locate(item)
+
+
+def open_whole(memfd: Memfd, mode: Mode) -> Array | ArrayDict:
+    """Map the array, or the arrays, in `memfd`, which was checked."""
+    begin = os.pread(memfd.fileno(), 16, 0)
+    if _safetensors.looks_like(begin) and not _npy.looks_like(begin):
+        return _arraydict.open_memfd(memfd, mode)
+    if _objects.looks_like(begin):
+        raise ValueError("this memfd holds an object, which memfd.load() opens")
+    dtype, shape, fortran, offset = _npy.read_header(memfd.fileno(), memfd.size)
+    memory = map_memory(memfd, mode)
+    return view(memory, dtype, shape, offset, order="F" if fortran else "C")
+
+
+def open_view(memfd: Memfd, mode: Mode, text: bytes | None) -> Array | ArrayDict:
+    """Open the view that hostile `text` tells of a memfd that was checked, or all of it."""
+    if text is None:
+        return open_whole(memfd, mode)
+    dtype, shape, strides, offset = _npy.read_view(text, memfd.size)
+    return view(map_memory(memfd, mode), dtype, shape, offset, strides)
+
+
+def _is_immutable(x: npt.NDArray[Any] | ArrayDict) -> bool:
+    if isinstance(x, ArrayDict):
+        memory: Memory | None = _arraydict.memory_of(x)
+    elif isinstance(x, Array):
+        memory = _array.memory_of(x)
+        if memory is not None and memory._place(x) < 0:  # type: ignore[arg-type,unused-ignore]
+            return False
+    else:
+        return False
+    return (
+        memory is not None
+        and memory.mode == "r"
+        and memory.memfd is not None
+        and not memory.memfd.closed
+        and _core.seal_bits(memory.memfd) & Seal.IMMUTABLE == Seal.IMMUTABLE
+    )
