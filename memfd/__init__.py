@@ -61,6 +61,7 @@ if TYPE_CHECKING:
         zeros_like,
     )
     from memfd._arraydict import ArrayDict
+    from memfd._describe import describe
     from memfd._handover import pending
     from memfd._objects import dump, load
     from memfd._seal import Seal, SealError
@@ -71,6 +72,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Seal": "_seal",
     "SealError": "_seal",
+    "describe": "_describe",
     "dump": "_objects",
     "load": "_objects",
     "pending": "_handover",
@@ -132,6 +134,7 @@ __all__ = [
     "add_seals",
     "attach",
     "create",
+    "describe",
     "dump",
     "empty",
     "empty_like",

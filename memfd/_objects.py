@@ -253,32 +253,37 @@ def _pickled(
 ) -> list[tuple[Any, int]]:
     """Pickle into `f`, where it stands, and return the buffers, each with its size."""
     buffers: list[tuple[Any, int]] = []
-    scattered: dict[int, Any] = {}
+    sources: dict[int, Any] = {}
 
     def keep(buffer: pickle.PickleBuffer) -> None:
-        # Pickle takes no memory with gaps; something empty stands for it.
-        source = scattered.get(id(buffer))
-        raw = buffer.raw() if source is None else source[1]
-        buffers.append((raw, raw.nbytes))
+        found = sources.get(id(buffer))
+        content = buffer.raw() if found is None else found[1]
+        buffers.append((content, content.nbytes))
 
     def reduce(array: npt.NDArray[Any]) -> Any:
+        if array.flags.forc and array.dtype.kind not in "mMV":
+            return array.__reduce_ex__(5)
+        if array.dtype.hasobject or array.dtype.itemsize == 0:
+            return array.__reduce_ex__(5)
+        # Left alone, what has gaps, and dates, become bytes of the pickle.  So something
+        # empty stands for them, and is kept, so that its id stays its own.
         import numpy as np
 
         from memfd import _source
 
-        if array.flags.forc or array.dtype.hasobject or array.dtype.itemsize == 0:
-            return array.__reduce_ex__(5)
-        plain: Any = np.empty(0).__reduce_ex__(5)
+        source = _source.Source(array, None, "K")
         marker = pickle.PickleBuffer(bytearray() if array.flags.writeable else b"")
-        # The marker stays alive, and its id its own.
-        scattered[id(marker)] = marker, _source.Source(array, None, "C")
-        return plain[0], (marker, array.dtype, array.shape, "C")
+        sources[id(marker)] = marker, source
+        frombuffer: Any = np.empty(0).__reduce_ex__(5)[0]
+        order = "F" if source.fortran else "C"
+        return frombuffer, (marker, array.dtype, array.shape, order)
 
     make = pickle.Pickler if pickler is None else pickler
     one = make(f, protocol=5, buffer_callback=keep)
-    if "numpy" in sys.modules:
-        table = getattr(one, "dispatch_table", copyreg.dispatch_table)
-        one.dispatch_table = {**table, sys.modules["numpy"].ndarray: reduce}
+    numpy = sys.modules.get("numpy")
+    if numpy is not None:
+        known = getattr(one, "dispatch_table", copyreg.dispatch_table)
+        _set_dispatch_table(one, {**known, numpy.ndarray: reduce})
     one.dump(obj)
     if len(buffers) > _MAX_BUFFERS:
         raise ValueError(
@@ -286,3 +291,12 @@ def _pickled(
             "small arrays together"
         )
     return buffers
+
+
+def _set_dispatch_table(pickler: Any, table: dict[type, Callable[[Any], Any]]) -> None:
+    # Of a subclass with a table of its own, only this reaches what is written in C.
+    slot = getattr(pickle.Pickler, "dispatch_table", None)
+    if slot is not None and isinstance(pickler, pickle.Pickler):
+        slot.__set__(pickler, table)
+    else:
+        pickler.dispatch_table = table

@@ -25,6 +25,7 @@ MODULES = (
     "_array",
     "_arraydict",
     "_share",
+    "_describe",
     "_reduction",
     "_socket",
     "aio",
