@@ -38,9 +38,10 @@ def test_many_arrays():
         ("x", "I64", (3,), size - 40, 24),
         ("y", "F32", (2, 2), size - 16, 16),
     ]
+    data = arrays.memfd.read()
     for part in parts:
-        data = arrays.memfd.read()[part.offset : part.offset + part.size]
-        assert data == arrays[part.name].tobytes()
+        found = data[part.offset : part.offset + part.size]
+        assert found == arrays[part.name].tobytes()
 
 
 def test_an_object(capfd):
