@@ -130,7 +130,8 @@ def read_header(fd: int, size: int) -> Table:
         )
         metadata = entries.pop(_METADATA, {})
         _check_metadata(metadata)
-        _check_names(entries)
+        # Half of a pair, which JSON can say and no text can have.
+        "".join(entries).encode()  # guard: names that are no text
         _check_entries(entries, size - start)
     except _HOSTILE as error:
         raise ValueError(
@@ -157,11 +158,6 @@ def _check_metadata(metadata: Any) -> None:
     # guard: metadata that are no text
     if any(type(value) is not str for value in metadata.values()):
         raise ValueError("metadata that are not text")
-
-
-def _check_names(entries: dict[str, Any]) -> None:
-    # Half of a pair, which JSON can say and no text can have.
-    "".join(entries).encode()  # guard: names that are no text
 
 
 def _check_entries(entries: dict[str, dict[str, Any]], size: int) -> None:

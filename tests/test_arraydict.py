@@ -14,7 +14,7 @@ import threading
 import pytest
 
 import memfd
-from memfd import Seal, SealError
+from memfd import Seal, SealError, _safetensors
 
 np = pytest.importorskip("numpy")
 
@@ -437,7 +437,7 @@ LONG = 10**4000
         ({"x": []}, b"", "not just"),
         ({"x": entry(more=1)}, bytes(16), "not just"),
         ({"x": {"dtype": "F64", "shape": [2], "offsets": [0, 16]}}, bytes(16), "valid"),
-        ({"x": entry("F65")}, bytes(16), "F65"),
+        ({"x": entry("F65")}, bytes(16), "is unknown"),
         ({"x": entry(["F64"])}, bytes(16), "valid"),
         ({"x": entry(shape={"2": 1})}, bytes(16), "lists"),
         ({"x": entry(shape="2")}, bytes(16), "lists"),
@@ -472,12 +472,29 @@ def test_headers_that_lie(header, data, words):
         memfd.attach(f)
 
 
-@pytest.mark.parametrize("length", [2**64 - 1, 2**63, (16 << 20) + 1, 100, 3])
-def test_lengths_that_lie(length):
-    """A header that is longer than the file, than the limit, or that is cut."""
+@pytest.mark.parametrize(
+    ("length", "words"),
+    [
+        (2**64 - 1, "more than"),
+        (2**63, "more than"),
+        ((16 << 20) + 1, "more than"),
+        (100, "past the end"),
+        (3, "not valid"),
+    ],
+)
+def test_lengths_that_lie(length, words):
+    """A header that is longer than the limit, than the file, or that is cut."""
     f = safetensors({"x": entry()}, bytes(16), length)
-    with pytest.raises(ValueError, match="more than|past the end|not valid"):
+    with pytest.raises(ValueError, match=words):
         memfd.attach(f)
+
+
+@pytest.mark.parametrize("data", [b"", b"\2", bytes(8), bytes(8) + b"[]"])
+def test_no_header(data):
+    """What is too short for one, or begins otherwise."""
+    f = memfd.from_bytes(data)
+    with pytest.raises(ValueError, match="does not hold a safetensors"):
+        _safetensors.read_header(f.fileno(), f.size)
 
 
 def test_numbers_that_take_for_ever(run):

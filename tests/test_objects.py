@@ -372,6 +372,7 @@ def test_what_the_layout_says():
         (lambda: made(version=1 << 63), "version"),
         (lambda: memfd.from_bytes(made().read()[:63]), "cut off"),
         (lambda: memfd.from_bytes(made().read()[:-1]), "cut off"),
+        (lambda: memfd.from_bytes(made().read()[:30]), "cut off"),
         (lambda: memfd.from_bytes(made().read() + b"\0"), "damaged"),
         (lambda: made(count=1), "cut off"),
         (lambda: made(count=(1 << 20) + 1), "too many"),

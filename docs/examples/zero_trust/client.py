@@ -19,6 +19,8 @@ with socket.socket(socket.AF_UNIX) as server:
         sums = memfd.recv_array(server, max_size=1 << 26)
     except (ValueError, EOFError, OSError) as error:
         sys.exit(f"refused: {error}")
+if not isinstance(sums, memfd.Array):
+    sys.exit("refused: several arrays")
 if sums.dtype != "<f8" or sums.shape != shape[1:]:
     sys.exit(f"refused: {sums.dtype} of shape {sums.shape}")
 for number in sums.flat:

@@ -8,6 +8,8 @@ import memfd
 
 def check(array):
     """Raise unless this is an array that takes no more work than its file is large."""
+    if not isinstance(array, memfd.Array):
+        raise ValueError("several arrays")
     if array.dtype != "<f8" or array.ndim not in (1, 2):
         raise ValueError(f"{array.ndim} dimensions of {array.dtype}")
     # A view may repeat its bytes, and no rows may have endless columns.
