@@ -1,9 +1,9 @@
 from collections.abc import Iterable
-from typing import Protocol, Self, SupportsIndex, TypeAlias
+from typing import Self, SupportsIndex
 
 from typing_extensions import Buffer, disjoint_base
 
-from memfd._types import HasFileno, Huge
+from memfd._types import HasFileno, HasWrite, Huge
 
 HUGE_PAGE_SIZE: int
 HUGE: tuple[Huge, Huge, Huge]
@@ -22,7 +22,7 @@ def fill(
 ) -> None: ...
 def fill_pieces(
     fd: int | HasFileno,
-    pieces: Iterable[tuple[int, int, Piece]],
+    pieces: Iterable[tuple[int, int, Buffer | HasWrite]],
     start: SupportsIndex,
     end: SupportsIndex,
     huge: Huge = "auto",
@@ -52,8 +52,3 @@ class Filler:
     def close(self) -> None: ...
     def __enter__(self) -> Self: ...
     def __exit__(self, *exc_info: object) -> None: ...
-
-class HasWrite(Protocol):
-    def write(self, filler: Filler, offset: int, begin: int, end: int, /) -> None: ...
-
-Piece: TypeAlias = Buffer | HasWrite

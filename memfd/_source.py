@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from memfd._file import Memfd
-    from memfd._fill import Filler, Piece
+    from memfd._fill import Filler
     from memfd._types import AnyOrder, Huge
 
 _BLOCK = 256 << 10  # bytes; stays in the cache of one core
@@ -82,7 +82,7 @@ class Source:
             _fill.fill(memfd, self._rows, head=head, huge=huge, threads=threads)
             return
         size = len(head) + self.nbytes
-        pieces: list[tuple[int, int, Piece]] = [
+        pieces: list[tuple[int, int, bytes | Source]] = [
             (0, len(head), head),
             (len(head), self.nbytes, self),
         ]

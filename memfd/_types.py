@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from os import PathLike
 from typing import Literal, Protocol, SupportsIndex, TypeAlias
 
+from memfd._fill import Filler
+
 Name: TypeAlias = str | bytes | PathLike[str] | PathLike[bytes]
 Mode: TypeAlias = Literal["r", "r+", "c"]
 Order: TypeAlias = Literal["C", "F"]
@@ -21,3 +23,7 @@ class HasFileno(Protocol):
 class HasClosed(Protocol):
     @property
     def closed(self) -> bool: ...
+
+
+class HasWrite(Protocol):
+    def write(self, filler: Filler, offset: int, begin: int, end: int, /) -> None: ...
