@@ -10,7 +10,6 @@ it closes the descriptors that it was given so far.
 
 from __future__ import annotations
 
-import _socket as _base
 import errno
 import os
 import select
@@ -46,12 +45,8 @@ _FILE, _VIEW = 0, 1
 _MAX_VIEW = 10_000  # bytes, as for the header of a .npy file
 _WHOLE_FILE = _FRAME.pack(_MAGIC, _VERSION, _FILE, 0, 0)
 
-_UNIX = int(socket.AF_UNIX)
 _STREAM = int(socket.SOCK_STREAM)
 _DATAGRAM = int(socket.SOCK_DGRAM)
-_KINDS = (_STREAM, int(socket.SOCK_SEQPACKET), _DATAGRAM)
-# As numbers; what `socket` makes of them takes a microsecond each.
-_family, _kind = _base.socket.family.__get__, _base.socket.type.__get__
 
 
 def send(sock: socket.socket, item: Memfd | npt.NDArray[Any] | ArrayDict, /) -> None:
@@ -263,8 +258,10 @@ def receiving(sock: socket.socket) -> Received | Steps[Received]:
     size = _FRAME.size if kind == _STREAM else _FRAME.size + _MAX_VIEW
     read = _message.receive(sock.fileno(), size)
     # The usual case, without the rest of the protocol.
-    if read is not None and read[0] == _WHOLE_FILE and read[1] and len(read[1]) == 1:
-        return read[1], None
+    if read is not None and read[0] == _WHOLE_FILE:
+        descriptors = read[1]
+        if descriptors is not None and len(descriptors) == 1:
+            return descriptors, None
     return _receive_message(sock, kind, size, read)
 
 
@@ -415,8 +412,8 @@ def check_socket(sock: socket.socket) -> int:
             else ""
         )
         raise TypeError(f"sock must be a socket, not {type(sock).__name__}{hint}")
-    kind: int = _kind(sock)
-    if _family(sock) != _UNIX or kind not in _KINDS:
+    kind = _message.unix_type(sock)
+    if kind is None:
         raise ValueError(
             "descriptors only pass through Unix sockets, not "
             f"{sock.family!r} and {sock.type!r}"
