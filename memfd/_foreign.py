@@ -40,6 +40,10 @@ def check(
             raise
         # guard: no memfd -> seals = 0
         raise ValueError(f"fd {fd} is not a memfd") from None
+    # What follows says what is wrong, and is as slow as it likes.
+    usual = _core.glance(fd, seals, require, max_size)
+    if usual is not None:
+        return usual
     # After the seals: a size seen before could still change.
     # guard: order -> facts, seals = _core.look_at(fd), _core.seal_bits(fd)
     facts = _core.look_at(fd)

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import gc
 import io
+import mmap
 import os
 import pickle
 import resource
@@ -466,6 +467,14 @@ def sparse_fd():
     return fd
 
 
+def zeros_fd(size, data=b""):
+    fd = memfd.memfd_create("x", memfd.MFD_ALLOW_SEALING)
+    os.write(fd, data)
+    memfd.set_size(fd, size)
+    memfd.add_seals(fd, Seal.IMMUTABLE)
+    return fd
+
+
 def forged_blocks_fd():
     fd = memfd.memfd_create("x", memfd.MFD_ALLOW_SEALING)
     memfd.set_size(fd, 1 << 20)
@@ -525,6 +534,13 @@ def executable_fd():
         pytest.param(lambda: os.eventfd(0), ValueError, "is not a memfd", id="eventfd"),
         pytest.param(tmpfs_fd, SealError, "lacks", id="tmpfs file"),
         pytest.param(sparse_fd, ValueError, "has holes", id="sparse"),
+        pytest.param(lambda: zeros_fd(1), ValueError, "has holes", id="one hole"),
+        pytest.param(
+            lambda: zeros_fd(4 * mmap.PAGESIZE, b"x" * 3 * mmap.PAGESIZE),
+            ValueError,
+            "has holes",
+            id="a hole at the end",
+        ),
         pytest.param(forged_blocks_fd, ValueError, "has holes", id="forged st_blocks"),
         pytest.param(hugetlb_fd, ValueError, "a hugetlb memfd", id="hugetlb"),
     ],
@@ -583,8 +599,9 @@ def test_trust_does_not_reach_files_with_a_name():
     if not os.path.isdir("/dev/shm"):
         pytest.skip("no /dev/shm")
     with tempfile.NamedTemporaryFile(dir="/dev/shm") as file:
-        with pytest.raises(ValueError, match="a file with a name, not a memfd"):
-            Memfd.from_fd(file.fileno(), require=None)
+        for require in (None, Seal.SEAL):
+            with pytest.raises(ValueError, match="a file with a name, not a memfd"):
+                Memfd.from_fd(file.fileno(), require=require)
 
 
 def test_size_is_bounded():
@@ -634,13 +651,15 @@ def test_looking_for_holes_moves_no_position_meanwhile(run):
     """)
 
 
-def test_a_sender_that_keeps_the_position_busy(run):
+@pytest.mark.parametrize("data", [b"data", bytes(4), b"data" * 5000])
+def test_a_sender_that_keeps_the_position_busy(run, data):
     """Who reads into memory that never comes holds the lock of the shared position."""
-    said = run("""
+    said = run(f"""
+        data = {data}
         import ctypes, fcntl, mmap, os, select, signal, struct, sys, threading
         import memfd
 
-        call = {"x86_64": 323, "aarch64": 282}.get(os.uname().machine, -1)
+        call = {{"x86_64": 323, "aarch64": 282}}.get(os.uname().machine, -1)
         libc = ctypes.CDLL(None, use_errno=True)
         faults = libc.syscall(call, os.O_CLOEXEC)
         if faults == -1:
@@ -653,7 +672,7 @@ def test_a_sender_that_keeps_the_position_busy(run):
         region = struct.pack("QQQQ", place, 4096, missing, 0)
         fcntl.ioctl(faults, register, region)
 
-        f = memfd.from_bytes(b"data")
+        f = memfd.from_bytes(data)
         reader = threading.Thread(target=os.readv, args=(f.fileno(), [memory]))
         reader.start()
         select.select([faults], [], [])
