@@ -195,3 +195,17 @@ def test_subinterpreters():
     interpreter = interpreters.create()
     interpreter.exec("import memfd; assert memfd.from_bytes(b'x').read() == b'x'")
     interpreter.close()
+
+
+def test_import_while_garbage_is_collected(run):
+    """The collector may run at any time, and sees no type that is not ready."""
+    run("""
+        import gc, os
+        for allocations in range(1, 100):
+            pid = os.fork()
+            if pid == 0:
+                gc.set_threshold(allocations)
+                import memfd, memfd._message
+                os._exit(0)
+            assert os.waitpid(pid, 0)[1] == 0, allocations
+    """)
