@@ -592,7 +592,8 @@ def test_ten_thousand_arrays_through_a_pool(play):
                     number, answer = waiting.popleft()
                     assert answer.get(60)[0] == number
                 everything_was_given_back()
-                assert descriptors() <= start, (descriptors(), start)
+                # The thread that collects may just be dropping the last of them.
+                until(lambda: descriptors() <= start, "descriptors are left")
                 if round == 0:
                     before = {process.pid for process in pool._pool}
                     pool.apply_async(work, (memfd.share(np.full(8, -1.0)),))
