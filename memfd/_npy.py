@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 # numpy.load refuses longer headers too: parsing one can exhaust the interpreter.
 _MAX_HEADER = 10_000
+START = 4096  # bytes to read of a file, which nearly always hold its header
 # What hostile text makes the parsers raise; not what a signal handler does.
 _HOSTILE = (
     ArithmeticError,  # guard: numbers beyond C
@@ -92,17 +93,20 @@ def looks_like(begin: bytes) -> bool:
     return begin[: len(npy.MAGIC_PREFIX)] == npy.MAGIC_PREFIX
 
 
-def read_header(fd: int, size: int) -> tuple[np.dtype[Any], tuple[int, ...], bool, int]:
+def read_header(
+    fd: int, size: int, start: bytes | None = None
+) -> tuple[np.dtype[Any], tuple[int, ...], bool, int]:
     """Return dtype, shape, whether in Fortran order, and offset of the array in `fd`.
 
-    Everything in the file is hostile until it has been checked; nothing is unpickled.
+    `start` is its first `START` bytes, if they were read already.  Everything in the file is hostile until it has been checked; nothing is unpickled.
 
     Raises
     ------
     ValueError
         The file of `size` bytes holds no .npy array, or its header does not fit it.
     """
-    start = os.pread(fd, 4096, 0)
+    if start is None:
+        start = os.pread(fd, START, 0)
     if not looks_like(start):  # guard: no .npy
         raise ValueError("this memfd does not hold a .npy array")
     if len(start) < _PREFIX + 4:  # guard: short file

@@ -372,12 +372,14 @@ def locate(item: npt.NDArray[Any] | ArrayDict) -> tuple[Memfd, bytes | None]:
 
 def open_whole(memfd: Memfd, mode: Mode) -> Array | ArrayDict:
     """Map the array, or the arrays, in `memfd`, which was checked."""
-    begin = os.pread(memfd.fileno(), 16, 0)
-    if _safetensors.looks_like(begin) and not _npy.looks_like(begin):
-        return _arraydict.open_memfd(memfd, mode)
-    if _objects.looks_like(begin):
-        raise ValueError("this memfd holds an object, which memfd.load() opens")
-    dtype, shape, fortran, offset = _npy.read_header(memfd.fileno(), memfd.size)
+    fd, size = memfd.fileno(), memfd.size
+    start = os.pread(fd, _npy.START, 0)
+    if not _npy.looks_like(start):
+        if _safetensors.looks_like(start):
+            return _arraydict.open_memfd(memfd, mode)
+        if _objects.looks_like(start):
+            raise ValueError("this memfd holds an object, which memfd.load() opens")
+    dtype, shape, fortran, offset = _npy.read_header(fd, size, start)
     memory = map_memory(memfd, mode)
     return view(memory, dtype, shape, offset, order="F" if fortran else "C")
 
