@@ -98,7 +98,8 @@ def read_header(
 ) -> tuple[np.dtype[Any], tuple[int, ...], bool, int]:
     """Return dtype, shape, whether in Fortran order, and offset of the array in `fd`.
 
-    `start` is its first `START` bytes, if they were read already.  Everything in the file is hostile until it has been checked; nothing is unpickled.
+    `start` is its first ``START`` bytes, if they were read already.  Everything in the
+    file is hostile until it has been checked; nothing is unpickled.
 
     Raises
     ------
