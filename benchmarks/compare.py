@@ -28,6 +28,7 @@ import peers
 import report
 import small
 import strided
+from child import Child
 from rounds import batch, batched, interleave
 from workers import RayTeam, Team
 
@@ -333,7 +334,7 @@ def noncontiguous(run):
     """Share a[::2, :, ::-1], against making it contiguous first"""
     shape = (32 if run.quick else 256, 512, 512)
     size = np.prod(shape).item() * 8 // 2
-    with strided.Child(shape) as child:
+    with Child(strided.make, shape) as child:
         ways = {way: functools.partial(child.time, way) for way in strided.WAYS}
         base, group = strided.WAYS[1], name_of(size)
         run.measure("noncontiguous", group, ways, base, size=size, budget=15)
