@@ -23,6 +23,7 @@ import traceback
 
 import native
 import numpy as np
+import objects as things
 import passing
 import peers
 import report
@@ -424,11 +425,68 @@ def handing(run):
         measure("queue", ways, "100 bytes")
 
 
+def objects(run):
+    """Dump, load and send a data frame, and attach many arrays that share one memfd"""
+    frames(run)
+    arrays = things.Arrays()
+    arrays.check()
+    ways = {
+        "memfd.attach": batched(arrays.attach),
+        "pickle.loads": batched(arrays.unpickle),
+    }
+    run.measure(
+        "objects", "10,000 arrays", ways, "pickle.loads", size=arrays.nbytes, budget=5
+    )
+
+
+def frames(run):
+    """Do what of `objects` needs data frames, or say why there are none."""
+    size, sent = (64 * MIB, 16 * MIB) if run.quick else (GIB, 256 * MIB)
+    missing = things.missing()
+
+    def measure(group, names, functions=None, size=size, budget=0, **options):
+        if missing:
+            functions = [missing] * len(names)
+        ways = dict(zip(names, functions, strict=True))
+        run.measure(
+            "objects", f"{name_of(size)}, {group}", ways, names[-1], size=size,
+            budget=budget, **options,
+        )  # fmt: skip
+
+    dump = functools.partial(measure, "dump", things.DUMP)
+    grow = functools.partial(measure, "dump, growth of private memory", things.GROWTH)
+    load = functools.partial(measure, "load", things.LOAD)
+    send = functools.partial(measure, "4 workers", things.SEND, size=sent)
+    if missing:
+        for group in (dump, grow, load, send):
+            group()
+        return
+
+    def growth(way):
+        # In a process that has done nothing else: it has no memory left from before.
+        with Child(things.make, size) as child:
+            return child.growth(way)
+
+    frame = things.Frame(run.array(size))
+    dump(map(batched, (frame.dump, frame.pickle, frame.share)), budget=60)
+    grow(
+        [functools.partial(growth, way) for way in things.GROWTH],
+        budget=60, unit="B", rounds=3, warm=0, again=False,
+    )  # fmt: skip
+    with things.Dumped(frame) as dumped:
+        functions = dumped.load, dumped.load_floats, dumped.unpickle
+        load(map(batched, functions), budget=20)
+    floats = things.frame_of(run.array(sent))
+    with things.Workers(4) as workers:
+        ways = workers.dump, workers.pickle
+        send([functools.partial(way, floats) for way in ways], budget=60)
+
+
 # Ray, which never sits quite still, is started when a case first needs it; and memory is
 # the first of those, since Ray keeps the pages that it once used.
 CASES = (
-    overhead, handing, freeze, noncontiguous, delayed, memory, little, fill, attach,
-    workers,
+    overhead, handing, objects, freeze, noncontiguous, delayed, memory, little, fill,
+    attach, workers,
 )  # fmt: skip
 
 

@@ -377,9 +377,8 @@ PEERS = (
 )
 
 
-def version(peer):
-    """Return the version of what a peer is installed from, or None."""
+def version(distribution):
+    """Return the version of a distribution that is installed, or None."""
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-        if peer.distribution:
-            return importlib.metadata.version(peer.distribution)
+        return importlib.metadata.version(distribution)
     return None

@@ -49,7 +49,9 @@ def machine():
         if ":" in line
     )
     names = {name.strip(): value.strip() for name, value in fields.items()}
-    versions = {kind.distribution: peers.version(kind) for kind in peers.PEERS}
+    # A peer without one is in the standard library; pandas is no peer.
+    distributions = [kind.distribution for kind in peers.PEERS if kind.distribution]
+    versions = {name: peers.version(name) for name in [*distributions, "pandas"]}
     return {
         "processor": names.get("model name", platform.machine()),
         "cores": len(os.sched_getaffinity(0)),
