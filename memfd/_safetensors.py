@@ -158,6 +158,7 @@ def _check_metadata(metadata: Any) -> None:
     # guard: metadata that are no text
     if any(type(value) is not str for value in metadata.values()):
         raise ValueError("metadata that are not text")
+    "".join([*metadata, *metadata.values()]).encode()  # guard: metadata of half a pair
 
 
 def _check_entries(entries: dict[str, dict[str, Any]], size: int) -> None:

@@ -434,6 +434,8 @@ LONG = 10**4000
         (b'{"\\ud800": ' + json.dumps(entry()).encode() + b"}", bytes(16), "surrog"),
         ({"__metadata__": []}, b"", "metadata"),
         ({"__metadata__": {"x": 1}}, b"", "metadata"),
+        ({"__metadata__": {"x": "\ud800"}}, b"", "surrog"),
+        ({"__metadata__": {"\ud800": "x"}}, b"", "surrog"),
         ({"x": []}, b"", "not just"),
         ({"x": entry(more=1)}, bytes(16), "not just"),
         ({"x": {"dtype": "F64", "shape": [2], "offsets": [0, 16]}}, bytes(16), "valid"),
