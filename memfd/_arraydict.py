@@ -54,8 +54,8 @@ class ArrayDict(collections.abc.Mapping):  # type: ignore[type-arg]
     >>> d = memfd.share({"x": np.arange(3), "y": np.ones((2, 2), "f4")})
     >>> d["x"].tolist(), list(d)
     ([0, 1, 2], ['x', 'y'])
-    >>> memfd.attach(d.memfd)["y"].sum()
-    np.float32(4.0)
+    >>> float(memfd.attach(d.memfd)["y"].sum())
+    4.0
     """
 
     __slots__ = ("__weakref__", "_entries", "_memory", "_start", "metadata")

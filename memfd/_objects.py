@@ -104,8 +104,8 @@ def dump(
     --------
     >>> import memfd, numpy as np
     >>> f = memfd.dump({"weights": np.ones(1000), "epoch": 3})
-    >>> memfd.load(f)["weights"].sum()
-    np.float64(1000.0)
+    >>> float(memfd.load(f)["weights"].sum())
+    1000.0
     """
     huge, threads = _fill.check(huge, threads)
     if name is None:
