@@ -479,7 +479,7 @@ def frames(run):
     floats = things.frame_of(run.array(sent))
     with things.Workers(4) as workers:
         ways = workers.dump, workers.pickle
-        send([functools.partial(way, floats) for way in ways], budget=60)
+        send([functools.partial(way, floats) for way in ways], budget=120)
 
 
 # Ray, which never sits quite still, is started when a case first needs it; and memory is
