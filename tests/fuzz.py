@@ -455,6 +455,8 @@ def check_arrays(data, table, fd):
     spans = []
     for entry in table.entries.values():
         assert entry.keys() == {*KEYS}
+        assert type(entry["shape"]) is type(entry["data_offsets"]) is list
+        assert len(entry["shape"]) <= 64
         begin, end = entry["data_offsets"]
         for number in (*entry["shape"], begin, end):
             assert type(number) is int
