@@ -9,20 +9,28 @@ import memfd
 
 def told(x):
     """Return all there is to tell about an object: two that are told alike are equal."""
-    if isinstance(x, np.ndarray) and not x.dtype.hasobject:
-        data = hashlib.sha256(np.ascontiguousarray(x).tobytes()).hexdigest()
-        return "array", str(x.dtype), x.dtype.byteorder, x.shape, data
     if isinstance(x, np.ndarray):
-        return "objects", x.shape, told(x.tolist())
+        return "array", repr(x.dtype), x.shape, contents(x)
     if isinstance(x, (list, tuple)):
         return type(x).__name__, [told(one) for one in x]
+    if isinstance(x, (set, frozenset)):
+        return type(x).__name__, sorted(map(repr, x))
     if isinstance(x, (dict, memfd.ArrayDict)):
-        return "dict", [(name, told(one)) for name, one in x.items()]
-    return type(x).__name__, repr(sorted(x) if isinstance(x, frozenset) else x)
+        return "dict", [(told(name), told(one)) for name, one in x.items()]
+    return type(x).__name__, repr(x)
+
+
+def contents(array):
+    """Return what is in an array, NaN like any other; nothing of what is between fields."""
+    if array.dtype.hasobject:
+        return told(array.tolist())
+    if array.dtype.names is not None:
+        return [contents(array[name]) for name in array.dtype.names]
+    return hashlib.sha256(array.tobytes()).hexdigest()
 
 
 def answer(connection):
-    """Tell what comes; the main of another process."""
+    """Tell what comes, and is opened if it says how; the main of another process."""
     while (message := connection.recv()) is not None:
-        is_object = isinstance(message, memfd.Memfd)
-        connection.send(told(memfd.load(message) if is_object else message))
+        x, opener, mode = message
+        connection.send(told(getattr(memfd, opener)(x, mode) if opener else x))
