@@ -282,8 +282,13 @@ def _pickled(
     one = make(f, protocol=5, buffer_callback=keep)
     numpy = sys.modules.get("numpy")
     if numpy is not None:
-        known = getattr(one, "dispatch_table", copyreg.dispatch_table)
-        _set_dispatch_table(one, {**known, numpy.ndarray: reduce})
+        table: dict[type, Callable[[Any], Any]] = {numpy.ndarray: reduce}
+        arrays = sys.modules.get("memfd._array")
+        if arrays is not None:
+            table[arrays.Array] = lambda array: reduce(array.view(numpy.ndarray))
+        # What the pickler knows itself comes first.
+        table.update(getattr(one, "dispatch_table", copyreg.dispatch_table))
+        _set_dispatch_table(one, table)
     one.dump(obj)
     if len(buffers) > _MAX_BUFFERS:
         raise ValueError(

@@ -94,7 +94,9 @@ def test_objects():
 def test_array_of_ours():
     """An Array in an object is copied with it, and comes back as an ordinary array."""
     array = memfd.share(np.arange(12.0))
-    found = back({"whole": array, "slice": array[::3]})
+    f = memfd.dump({"whole": array, "slice": array[::3]})
+    assert len(buffers(f)) == 2
+    found = memfd.load(f)
     assert type(found["whole"]) is np.ndarray
     assert found["whole"].tolist() == array.tolist()
     assert found["slice"].tolist() == array[::3].tolist()
@@ -181,6 +183,16 @@ def test_another_pickler():
     assert found["function"](1) == 6
     assert found["slice"].tolist() == array[::3].tolist()
     assert len(buffers(f)) == 2
+
+
+def test_a_pickler_that_knows_arrays():
+    """What another pickler does with arrays stays as it is."""
+
+    class Own(pickle.Pickler):
+        dispatch_table = {np.ndarray: lambda array: (list, (array.tolist(),))}  # noqa: RUF012
+
+    f = memfd.dump({"x": np.arange(3)}, pickler=Own)
+    assert memfd.load(f) == {"x": [0, 1, 2]}
 
 
 def test_what_is_made():
