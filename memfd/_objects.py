@@ -230,6 +230,8 @@ def read_layout(fd: int, size: int) -> Layout:
             f"{end + count * _PLACE.size}: it is cut off or damaged"
         )
     table = os.pread(fd, count * _PLACE.size, end)
+    if len(table) < count * _PLACE.size:  # guard: table that was cut off
+        raise ValueError("a dumped object was cut off while it was read")
     buffers: list[tuple[int, int]] = list(_PLACE.iter_unpack(table))
     before = _START + pickled
     for start, length in buffers:

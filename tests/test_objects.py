@@ -411,6 +411,17 @@ def test_damaged_objects(f, words):
         memfd.load(f())
 
 
+@pytest.mark.parametrize("less", [1, 8, 16, 24])
+def test_an_object_that_shrinks_meanwhile(less):
+    """After its size was asked for, whoever can still change it cuts the table off."""
+    f = memfd.create()
+    f.write(made(table=[(128, 8), (192, 8)]).read())
+    size = f.size
+    f.truncate(size - less)
+    with pytest.raises(ValueError, match="cut off while"):
+        _objects.read_layout(f.fileno(), size)
+
+
 def test_attach_and_load_name_each_other():
     """Who takes the wrong one is told so."""
     with pytest.raises(ValueError, match=r"memfd\.load\(\)"):
