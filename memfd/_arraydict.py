@@ -38,11 +38,6 @@ class ArrayDict(collections.abc.Mapping):  # type: ignore[type-arg]
     In multiprocessing it travels as one descriptor, and so does each array of it.  Pickled
     otherwise it becomes a dict of ordinary arrays.
 
-    Attributes
-    ----------
-    metadata : dict of str
-        What the writer of the file noted; files of this package have none.
-
     Notes
     -----
     The memfd is a safetensors file, which many languages read:
@@ -58,32 +53,30 @@ class ArrayDict(collections.abc.Mapping):  # type: ignore[type-arg]
     4.0
     """
 
-    __slots__ = ("__weakref__", "_entries", "_memory", "_start", "metadata")
+    __slots__ = ("__weakref__", "_memory", "_table")
 
-    _entries: dict[str, dict[str, Any]]
     _memory: Memory
-    _start: int
-    metadata: dict[str, str]
+    _table: _safetensors.Table
 
     def __init__(self, *args: object, **kwargs: object) -> None:
         raise TypeError("use memfd.share({...}) or memfd.attach()")
 
     def __getitem__(self, name: str) -> Array:
-        entry = self._entries[name]
+        entry = self._table.entries[name]
         dtype = _DTYPES.get(entry["dtype"])
         if dtype is None:
             raise TypeError(f"array {name!r} is {entry['dtype']}, which NumPy lacks")
-        offset = self._start + entry["data_offsets"][0]
+        offset = self._table.start + entry["data_offsets"][0]
         return _array.view(self._memory, dtype, tuple(entry["shape"]), offset)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._entries)
+        return iter(self._table.entries)
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._table.entries)
 
     def __contains__(self, name: object) -> bool:
-        return name in self._entries
+        return name in self._table.entries
 
     # As for arrays, comparing contents is not one yes or no.
     __eq__ = object.__eq__
@@ -105,9 +98,14 @@ class ArrayDict(collections.abc.Mapping):  # type: ignore[type-arg]
         return self._memory.memfd
 
     @property
+    def metadata(self) -> dict[str, str]:
+        """dict of str: What the writer noted; files of this package have none."""
+        return self._table.metadata
+
+    @property
     def nbytes(self) -> int:
         """int: Bytes of all arrays."""
-        return self._memory.size - self._start
+        return self._memory.size - self._table.start
 
 
 def over(memory: Memory) -> ArrayDict:
@@ -118,8 +116,7 @@ def over(memory: Memory) -> ArrayDict:
 
 def over_same(arrays: ArrayDict, memory: Memory) -> ArrayDict:
     """Return the arrays of the same file in another mapping of it."""
-    table = _safetensors.Table(arrays._entries, arrays.metadata, arrays._start)
-    return _new(memory, table)
+    return _new(memory, arrays._table)
 
 
 def memory_of(arrays: ArrayDict) -> Memory:
@@ -185,6 +182,5 @@ def _type_name(dtype: np.dtype[Any]) -> str:
 
 def _new(memory: Memory, table: _safetensors.Table) -> ArrayDict:
     arrays = ArrayDict.__new__(ArrayDict)
-    arrays._memory = memory
-    arrays._entries, arrays.metadata, arrays._start = table
+    arrays._memory, arrays._table = memory, table
     return arrays

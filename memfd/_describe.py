@@ -97,6 +97,7 @@ def _described(fd: int, size: int) -> Description:
         parts = [Part("pickle", None, None, *pickled)]
         parts += [Part("buffer", None, None, *place) for place in buffers]
         return Description("object", size, parts)
+    # As `_npy` has it, which needs NumPy.
     if begin[:6] == b"\x93NUMPY":
         from memfd import _npy
 

@@ -156,10 +156,13 @@ def share(
     if isinstance(array, collections.abc.Mapping):
         if order == "F":
             raise ValueError("order must not be 'F' for several arrays in one memfd")
-        if isinstance(array, ArrayDict) and mode == "r" and dtype is None:
-            memory = _arraydict.memory_of(array)
-            if _is_immutable(array):
-                return _arraydict.over_same(array, memory)
+        if (
+            isinstance(array, ArrayDict)
+            and mode == "r"
+            and dtype is None
+            and _is_immutable(array)
+        ):
+            return _arraydict.over_same(array, _arraydict.memory_of(array))
         return _arraydict.share(array, mode, dtype, name, huge, threads, seals)
     if isinstance(array, Array) and mode == "r" and _is_immutable(array):
         flags = array.flags
@@ -395,12 +398,10 @@ def open_view(memfd: Memfd, mode: Mode, text: bytes | None) -> Array | ArrayDict
 def _is_immutable(x: npt.NDArray[Any] | ArrayDict) -> bool:
     if isinstance(x, ArrayDict):
         memory: Memory | None = _arraydict.memory_of(x)
-    elif isinstance(x, Array):
+    else:
         memory = _array.memory_of(x)
         if memory is not None and memory._place(x) < 0:  # type: ignore[arg-type,unused-ignore]
             return False
-    else:
-        return False
     return (
         memory is not None
         and memory.mode == "r"
