@@ -30,7 +30,7 @@ def outcomes(start_method, first, way):
 
 @pytest.mark.parametrize("way", ["proc", "ticket"])
 @pytest.mark.parametrize("first", ["memfd", "multiprocessing"])
-@pytest.mark.parametrize("kind", ["array", "view", "r+ array", "Memfd"])
+@pytest.mark.parametrize("kind", ["array", "view", "r+ array", "ArrayDict", "Memfd"])
 @pytest.mark.parametrize(
     "channel",
     ["Process argument", "Queue", "SimpleQueue", "Pipe", "Pool", "ProcessPoolExecutor"],

@@ -31,7 +31,7 @@ from memfd import _loan
 if sys.argv[3] == "ticket":
     _loan.fetch = lambda cls, slip: None
 
-KINDS = ("array", "view", "r+ array", "Memfd")
+KINDS = ("array", "view", "r+ array", "ArrayDict", "Memfd")
 CHANNELS = (
     "Process argument", "Queue", "SimpleQueue", "Pipe", "Pool", "ProcessPoolExecutor",
 )  # fmt: skip
@@ -46,6 +46,8 @@ def make(kind):
         a = memfd.zeros((10, 100))
         a[:] = 5
         return a
+    if kind == "ArrayDict":
+        return memfd.share({"x": np.arange(6.0).reshape(2, 3), "y": np.ones(9, "i2")})
     return memfd.from_bytes(b"contents", "sent")
 
 
@@ -53,6 +55,8 @@ def answer(x):
     """Run in the other process: say what arrived, and send it back."""
     if isinstance(x, memfd.Memfd):
         what = (x.name, x.read(), x.fileno() > 2, os.get_inheritable(x.fileno()))
+    elif isinstance(x, memfd.ArrayDict):
+        what = {name: array.tolist() for name, array in x.items()}
     else:
         same_file = np.load(x.memfd.path, mmap_mode="r").nbytes
         what = (type(x).__name__, x.tolist(), x.strides, x.flags.writeable, same_file)
@@ -69,6 +73,10 @@ def compare(kind, sent, other, what, back):
         assert back.read() == b"contents"
         return
     expected = make(kind)
+    if kind == "ArrayDict":
+        assert what == {name: array.tolist() for name, array in expected.items()}
+        assert np.shares_memory(sent["x"], back["x"])
+        return
     assert what[:4] == (
         "Array", expected.tolist(), sent.strides, sent.flags.writeable
     ), what  # fmt: skip
