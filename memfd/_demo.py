@@ -8,6 +8,7 @@ import contextlib
 import math
 import multiprocessing
 import os
+import re
 import resource
 import secrets
 import signal
@@ -328,13 +329,20 @@ def _work(pipe):
 
 
 def _memory(team):
-    """Return the PSS of this process and the workers, or None where /proc hides it."""
+    """Return the PSS of this process and the workers, or None where /proc hides it.
+
+    Of data alone: what each takes of the libraries depends on who else has them open.
+    """
     total = 0
     for pid in (os.getpid(), *(worker.pid for worker, _ in team)):
         try:
             with open(f"/proc/{pid}/smaps_rollup") as file:
-                lines = file.read().splitlines()
+                kinds = re.findall(
+                    r"^Pss_(?:Anon|Shmem): +(\d+) kB$", file.read(), re.M
+                )
         except OSError:
             return None
-        total += next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+        if not kinds:  # Linux before 5.4
+            return None
+        total += sum(map(int, kinds))
     return total * 1024
