@@ -29,6 +29,7 @@ cimport memfd._linux as _linux
 cimport memfd._pages as _pages
 
 from memfd._check cimport raise_errno, size_argument
+from memfd._core cimport memfd_get_seals
 
 from memfd._core import is_hugetlb
 
@@ -42,6 +43,7 @@ MODES = ("r", "r+", "c")
 cdef enum:
     PAGEMAP_STEP = 4096  # pages
     _SMALL = 1 << 20  # bytes below which huge pages are not worth their alignment
+    _STAYS = _linux.F_SEAL_SHRINK | _linux.F_SEAL_WRITE  # not a page can be taken away
 
 
 def _huge_page_size():
@@ -392,7 +394,7 @@ cdef class Mapping:
     def __cinit__(self, file, mode="r", offset=0, size=None):
         cdef struct_stat status
         cdef int fd = PyObject_AsFileDescriptor(file)
-        cdef int prot, flags
+        cdef int prot, flags, seals
         cdef off_t length
         cdef size_t page = sysconf(_SC_PAGESIZE), huge = 0
         cdef bint hugetlb = False
@@ -434,6 +436,14 @@ cdef class Mapping:
             flags = MAP_PRIVATE
             if self._mode == 0:
                 prot = PROT_READ
+                seals = memfd_get_seals(fd)
+                # What is there and stays so needs no other pages of the pool.
+                if (
+                    seals != -1
+                    and seals & _STAYS == _STAYS
+                    and status.st_blocks * 512 >= status.st_size
+                ):
+                    flags |= MAP_NORESERVE
         with nogil:
             self._address = _pages.place(fd, self._length, prot, flags, self._offset, huge)
             if self._address == NULL and self._mode == 0:

@@ -1,11 +1,14 @@
 """What every test gets: a memfd, the leak check, and children that must not crash."""
 
+import fcntl
 import gc
 import os
+import pathlib
 import re
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 
 import pytest
@@ -48,6 +51,28 @@ def f():
     """A sealable memfd of 8192 zero bytes."""
     with memfd.create("f", size=8192) as file:
         yield file
+
+
+@pytest.fixture
+def huge_page():
+    """Have a page of 2 MiB more in the hugetlb pool than there was before."""
+    pool = pathlib.Path("/sys/kernel/mm/hugepages/hugepages-2048kB")
+    if not pool.exists():
+        pytest.skip("no huge pages of 2 MiB")
+    # The setting is that of the machine, where several suites may run.
+    with open(pathlib.Path(tempfile.gettempdir(), "memfd-tests-pool"), "a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        before = (pool / "nr_hugepages").read_text()
+        try:
+            (pool / "nr_hugepages").write_text(str(int(before) + 1))
+        except OSError as error:
+            if (pool / "free_hugepages").read_text() == "0\n":
+                pytest.skip(f"the pool is empty and cannot be filled: {error}")
+        try:
+            yield
+        finally:
+            if (pool / "nr_hugepages").read_text() != before:
+                (pool / "nr_hugepages").write_text(before)
 
 
 @pytest.fixture

@@ -751,6 +751,18 @@ def test_hugetlb_is_taken_where_it_is_asked_for():
         assert f.size == 2 << 20
 
 
+@pytest.mark.usefixtures("huge_page")
+def test_hugetlb_with_contents():
+    """What is in pages of the pool arrives as it was, and with all that info() tells."""
+    with memfd.create("huge", 2 << 20, hugetlb=2 << 20) as sent:
+        with memfd.Mapping(sent, "r+") as m:
+            memoryview(m)[:5] = b"pages"
+        sent.seal()
+        with Memfd.from_fd(os.dup(sent.fileno()), hugetlb=True) as f:
+            assert f.read(6) == b"pages\0"
+            assert f.info() == (2 << 20, 2 << 20, 2 << 20)
+
+
 @contextlib.contextmanager
 def meanwhile(act, step):
     """Let a sender `act` between two steps of the receiver, calls and returns."""

@@ -340,18 +340,24 @@ def test_live_mappings_are_known_until_they_go(f):
     assert key not in _mapping._live
 
 
+@pytest.mark.usefixtures("huge_page")
 def test_hugetlb_mapping():
-    """A hugetlb memfd maps whole pages of the pool; without a pool it is ENOMEM."""
+    """A hugetlb memfd maps whole pages of the pool; who reads sealed ones needs no more."""
+    with memfd.create("huge", 2 << 20, hugetlb=2 << 20) as f:
+        with Mapping(f, "r+") as m:
+            assert len(m) == 2 << 20
+            memoryview(m)[-1] = 1
+        f.seal()
+        with Mapping(f) as one, Mapping(f) as other:
+            assert memoryview(one)[-1] == memoryview(other)[-1] == 1
+
+
+def test_an_empty_pool_is_no_memory():
+    """Mapping a hugetlb memfd writable needs pages of the pool at once: ENOMEM."""
     try:
-        f = memfd.create("huge", 2 << 20, hugetlb=2 << 20)
+        f = memfd.create("huge", 1 << 40, hugetlb=2 << 20)
     except OSError as error:
         pytest.skip(f"no huge pages of 2 MiB: {error}")
-    with f:
-        try:
-            m = Mapping(f, "r+")
-        except OSError as error:
-            assert error.errno == errno.ENOMEM  # noqa: PT017
-            pytest.skip("the pool of huge pages is empty")
-        with m:
-            assert len(m) == 2 << 20
-            memoryview(m)[0] = 1
+    with f, pytest.raises(OSError, match="mapping") as caught:
+        Mapping(f, "r+")
+    assert caught.value.errno == errno.ENOMEM
