@@ -335,6 +335,7 @@ def test_through_a_process(run):
     run(
         """
         from concurrent.futures import ProcessPoolExecutor
+        from multiprocessing import get_context
         import numpy as np, memfd
 
         def work(f, i):
@@ -343,7 +344,8 @@ def test_through_a_process(run):
             return float(found["x"][i]) + found["more"]
 
         f = memfd.dump({"x": np.arange(1e6), "more": 1})
-        with ProcessPoolExecutor(2) as pool:
+        # The function is in no file that another way of starting could import.
+        with ProcessPoolExecutor(2, get_context("fork")) as pool:
             assert list(pool.map(work, [f] * 4, range(4))) == [1, 2, 3, 4]
         """
     )
