@@ -478,8 +478,18 @@ def frames(run):
         load(map(batched, functions), budget=20)
     floats = things.frame_of(run.array(sent))
     with things.Workers(4) as workers:
-        ways = workers.dump, workers.pickle
-        send([functools.partial(way, floats) for way in ways], budget=120)
+        ours, theirs = (
+            functools.partial(way, floats) for way in (workers.dump, workers.pickle)
+        )
+        # The bytes alone, of which a worker looks at as many.
+        limit = functools.partial(
+            run.native.share,
+            native.HUGE,
+            run.array(sent),
+            4,
+            step=sent // things.COLUMNS,
+        )
+        send([ours, limit, theirs], budget=120)
 
 
 # Ray, which never sits quite still, is started when a case first needs it; and memory is

@@ -329,8 +329,8 @@ double look(int way, const char *source, size_t size, int every)
     return error ? -error : seconds + (sum == 1) * 1e-12;
 }
 
-/* Map what comes through a socket and touch every page, until the socket ends. */
-static void serve(int socket, size_t size)
+/* Map what comes through a socket and touch a byte every `step`, until the socket ends. */
+static void serve(int socket, size_t size, size_t step)
 {
     size_t reach = (HEADER + size + HUGE_PAGE - 1) & ~(HUGE_PAGE - 1);
     char byte, room[CMSG_SPACE(sizeof(int))];
@@ -349,7 +349,7 @@ static void serve(int socket, size_t size)
         if (whole == MAP_FAILED || mmap(at, reach, PROT_READ, MAP_PRIVATE | MAP_FIXED,
                                         fd, 0) == MAP_FAILED)
             return;
-        for (size_t i = 0; i < HEADER + size; i += 4096)
+        for (size_t i = 0; i < HEADER + size; i += step)
             *(const volatile char *)(at + i);
         close(fd);
         if (write(socket, &byte, 1) != 1)
@@ -373,8 +373,9 @@ static int send_file(int socket, int fd)
 }
 
 /* Return the seconds from before a memfd is made until `count` running processes have
- * touched every page of it, and it was dropped; the best of `times`; or -errno. */
-double share(int way, const char *source, size_t size, int threads, int count, int times)
+ * touched a byte of it every `step`, and it was dropped; the best of `times`; or -errno. */
+double share(int way, const char *source, size_t size, int threads, int count,
+             size_t step, int times)
 {
     int sockets[MOST_WORKERS], children[MOST_WORKERS], running = 0, error = 0;
     double best = 1e9;
@@ -391,7 +392,7 @@ double share(int way, const char *source, size_t size, int threads, int count, i
             for (int i = 0; i < running; i++)
                 close(sockets[i]);
             close(pair[0]);
-            serve(pair[1], size);
+            serve(pair[1], size, step);
             _exit(0);
         }
         close(pair[1]);

@@ -32,14 +32,15 @@ class Native:
             self._fill.look(way, address, ctypes.c_size_t(size), int(every))
         )
 
-    def share(self, way, source, workers, threads=1):
-        """Return what it takes until `workers` processes have touched every page."""
+    def share(self, way, source, workers, threads=1, step=4096):
+        """Return what it takes until `workers` processes touched a byte every `step`."""
         address, size = (
             ctypes.c_void_p(source.ctypes.data),
             ctypes.c_size_t(source.nbytes),
         )
         # The first time in new processes is not what is measured.
-        return _checked(self._fill.share(way, address, size, threads, workers, 2))
+        step = ctypes.c_size_t(step)
+        return _checked(self._fill.share(way, address, size, threads, workers, step, 2))
 
     def give_up(self, size, freeze=False, huge=False):
         """Return what unmapping, or freezing, memory takes whose pages were touched."""

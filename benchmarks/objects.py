@@ -21,7 +21,7 @@ ALONE = "objects alone"
 DUMP = "memfd.dump", f"pickle.dumps, {ALONE}", "memfd.share, no objects"
 GROWTH = "memfd.dump", "pickle.dumps"
 LOAD = "memfd.load", "memfd.load, no objects", f"pickle.loads, {ALONE}"
-SEND = "memfd.dump", "pickle"
+SEND = "memfd.dump", "limit: C, huge", "pickle"
 
 
 def missing():

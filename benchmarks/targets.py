@@ -132,7 +132,7 @@ def fixed():
     )  # fmt: skip
     yield Target(
         "dump a frame of 256 MiB for 4 workers that read it, times faster than pickle",
-        "objects", "256 MiB, 4 workers", "pickle", "memfd.dump", SPEED, 50,
+        "objects", "256 MiB, 4 workers", "pickle", "memfd.dump", SPEED, 50, C_FILL,
     )  # fmt: skip
     for microseconds in (1000, 5000, 20000):
         text = f"share 256 MiB with madvise delayed by {microseconds} us"
