@@ -15,6 +15,9 @@
 #ifndef F_SEAL_EXEC
 #define F_SEAL_EXEC 0x20
 #endif
+#ifndef F_SEAL_FUTURE_WRITE
+#define F_SEAL_FUTURE_WRITE 0x10
+#endif
 #ifndef MFD_NOEXEC_SEAL
 #define MFD_NOEXEC_SEAL 8U
 #endif
@@ -81,6 +84,23 @@ const char *send_array(int sock, const struct array *array)
     return reason;
 }
 
+/* To read a hole takes memory of ours. */
+static const char *check_holes(int fd, off_t size)
+{
+    char path[32];
+    off_t hole;
+    int own;
+
+    /* Not through the sender's description: they could keep it busy for ever. */
+    snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+    own = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (own == -1)
+        return "the memfd cannot be opened again";
+    hole = lseek(own, 0, SEEK_HOLE);
+    close(own);
+    return hole == size ? NULL : "the memfd has holes";
+}
+
 /* Say why the memory of a file is not to be touched. */
 static const char *check_file(int fd, size_t *size)
 {
@@ -88,7 +108,6 @@ static const char *check_file(int fd, size_t *size)
     int seals = fcntl(fd, F_GET_SEALS);
     struct stat status;
     struct statfs system;
-    off_t position, hole;
 
     if (access != O_RDONLY && access != O_RDWR)
         return "the descriptor is not open for reading";
@@ -100,21 +119,16 @@ static const char *check_file(int fd, size_t *size)
     /* After the seals: a size that was seen before them could have changed. */
     if (fstat(fd, &status) || !S_ISREG(status.st_mode))
         return "the descriptor is no file";
-    /* Some kernels report F_SEAL_WRITE of such files, and it does not hold. */
-    if (seals & F_SEAL_EXEC && status.st_mode & 0111)
+    /* Some kernels report F_SEAL_WRITE of executable files, and it does not hold.  The
+     * seal that comes along tells, where the file is not executable any more. */
+    if (seals & F_SEAL_EXEC && (status.st_mode & 0111 || seals & F_SEAL_FUTURE_WRITE))
         return "the memfd is executable, its seals may be forged";
     if (fstatfs(fd, &system) || system.f_type != TMPFS_MAGIC)
         return "the memfd has pages of the hugetlb pool";
     if (status.st_size <= 0 || (size_t)status.st_size > MAX_SIZE)
         return "the memfd is empty or too large";
-    /* To read a hole takes memory of ours.  The sender has the same position. */
-    position = lseek(fd, 0, SEEK_CUR);
-    hole = lseek(fd, 0, SEEK_HOLE);
-    lseek(fd, position, SEEK_SET);
-    if (hole < status.st_size)
-        return "the memfd has holes";
     *size = status.st_size;
-    return NULL;
+    return check_holes(fd, status.st_size);
 }
 
 static int take(const char **at, const char *expected)
@@ -199,7 +213,7 @@ const char *receive_array(int sock, struct array *array)
             release_array(array);
     }
     if (fd != -1)
-        close(fd);
+        close_file(fd);
     return reason;
 }
 

@@ -79,6 +79,15 @@ const char *send_file(int sock, int fd)
     return sendmsg(sock, &message, MSG_NOSIGNAL) == sizeof FRAME ? NULL : why();
 }
 
+void close_file(int fd)
+{
+    const struct linger none = {0};
+
+    /* It may be a socket that waits for its own peer when it is closed. */
+    setsockopt(fd, SOL_SOCKET, SO_LINGER, &none, sizeof none);
+    close(fd);
+}
+
 const char *receive_file(int sock, int *fd)
 {
     unsigned char frame[sizeof FRAME];
@@ -106,7 +115,7 @@ const char *receive_file(int sock, int *fd)
             if (count++ == 0)
                 *fd = one;
             else
-                close(one);
+                close_file(one);
         }
     }
     if (got == 0)

@@ -32,6 +32,10 @@ const char *set_deadline(int sock);
 const char *send_file(int sock, int fd);
 const char *receive_file(int sock, int *fd);
 
+/* Close what a stranger sent.  A file whose file system is theirs can still keep this
+ * waiting; a server that shall bear that has a process for each client. */
+void close_file(int fd);
+
 /* Put an array into a sealed memfd and send that. */
 const char *send_array(int sock, const struct array *array);
 
