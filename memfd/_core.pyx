@@ -19,7 +19,7 @@ from posix.fcntl cimport (
 )
 from posix.stat cimport fchmod, fstat, mode_t, struct_stat
 from posix.types cimport off_t
-from posix.unistd cimport SEEK_CUR, SEEK_SET, close, lseek, pread
+from posix.unistd cimport _SC_PAGESIZE, close, lseek, sysconf
 
 cimport memfd._linux as _linux
 
@@ -33,6 +33,33 @@ cdef extern from "Python.h":
 
 cdef extern from "unistd.h" nogil:
     int SEEK_HOLE
+
+cdef extern from * nogil:
+    """
+    #include <errno.h>
+    #include <sys/syscall.h>
+    #include <unistd.h>
+    #if !defined(SYS_cachestat) && (defined(__x86_64__) || defined(__aarch64__) || \
+        defined(__riscv) || defined(__powerpc__) || defined(__s390__))
+    #define SYS_cachestat 451       /* Linux 6.5 */
+    #endif
+    /* Count the pages of a file that are there, in memory or swapped out. */
+    static int memfd_count_pages(int fd, off_t size, unsigned long long *count)
+    {
+    #ifdef SYS_cachestat
+        struct { unsigned long long offset, length; } part = {0, size};
+        struct { unsigned long long cached, dirty, writeback, evicted, recently; } found;
+        if (syscall(SYS_cachestat, fd, &part, &found, 0) == -1)
+            return -1;
+        *count = found.cached + found.evicted;
+        return 0;
+    #else
+        errno = ENOSYS;
+        return -1;
+    #endif
+    }
+    """
+    int count_pages "memfd_count_pages"(int fd, off_t size, unsigned long long *count)
 
 __version__ = MEMFD_VERSION.decode()
 
@@ -88,13 +115,19 @@ def check_size(value, /, argument="size"):
     return size_argument(value, argument)
 
 
+def check_flags(value, argument, /):
+    """Return `value` as an int that fits an unsigned int, or raise naming `argument`."""
+    return flags_argument(value, argument)
+
+
 cdef bytes _encoded(object name):
     """Return `name` as the kernel wants it, or raise before it sees it."""
     cdef bytes encoded
     if type(name) is str:
         encoded = PyUnicode_EncodeFSDefault(name)
     elif isinstance(name, (str, bytes, os.PathLike)):
-        encoded = os.fsencode(name)
+        # Of a subclass, such as numpy.str_, bytes all the same.
+        encoded = bytes(os.fsencode(name))
     else:
         raise TypeError(
             f"name must be str, bytes or os.PathLike, not {type(name).__name__}"
@@ -236,7 +269,7 @@ def new(cls, name, size, flags, mode, sealable, /):
     No Python code runs between the two, so a signal handler that raises leaves nothing.
     """
     cdef bytes encoded = _encoded(name)
-    cdef str text = name if type(name) is str else os.fsdecode(name)
+    cdef str text = name if type(name) is str else os.fsdecode(encoded)
     cdef const char *label = encoded
     cdef unsigned int bits = flags
     cdef mode_t permissions = mode
@@ -496,68 +529,54 @@ def look_at(fd, /):
 
 
 cdef off_t _first_hole(int fd) noexcept nogil:
-    """Return where the first hole of a file begins; its position stays.  -1 and errno.
+    """Return where the first hole of a file begins, or -1 and errno.
 
-    Not asked of the description that a stranger shares: whoever reads from it into memory
-    that never comes keeps us waiting for ever.
+    Not asked of the description that a stranger shares: it would move their position, and
+    who reads from it into memory that never comes keeps us waiting for ever.
     """
     cdef char path[32]
-    cdef off_t position, hole
-    cdef int own, error
+    cdef off_t hole
+    cdef int own
     snprintf(path, sizeof(path), "/proc/self/fd/%d", fd)
-    # guard: busy position -> own = -1
+    # guard: shared position -> own = fd
     own = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK)
-    if own != -1:
-        hole = lseek(own, 0, SEEK_HOLE)
-        error = errno.errno
-        close(own)
-        errno.errno = error
-        return hole
-    # The file's mode, or a missing /proc, forbids it: the best that is left.
-    position = lseek(fd, 0, SEEK_CUR)
-    hole = lseek(fd, 0, SEEK_HOLE)
-    error = errno.errno
-    lseek(fd, position, SEEK_SET)  # guard: position
-    errno.errno = error
+    if own == -1:
+        return -1
+    hole = lseek(own, 0, SEEK_HOLE)
+    close(own)
     return hole
 
 
-cdef bint _is_filled(int fd, off_t size) noexcept nogil:
-    """Tell whether each page of a small file begins with something, and so is no hole.
-
-    A hole reads as zeros, and pread(2) does not ask for the position.  Four of them take
-    less time than a description of our own.
-    """
-    cdef off_t position = 0
-    cdef char first
-    if size > 4 * _SMALLEST_PAGE:
-        return False
-    while position < size:
-        first = 0
-        if pread(fd, &first, 1, position) != 1 or first == 0:  # guard: zeros
-            return False
-        position += _SMALLEST_PAGE
-    return True
-
-
-cdef int _has_holes(int fd, off_t size) noexcept nogil:
-    """Tell whether some page of the file does not exist yet.  -1 and errno."""
+cdef int _has_holes(int fd, off_t size, bint is_sealed) noexcept nogil:
+    """Tell whether some page of the file does not exist yet.  -1: it cannot be told."""
+    cdef unsigned long long there
+    cdef long page = sysconf(_SC_PAGESIZE)
     cdef off_t hole
-    if _is_filled(fd, size):
+    if size == 0:
         return False
+    # Linux 6.5; it waits for nobody.  Not for a file of another user that cannot be
+    # written, nor for one of the hugetlb pool.
+    if count_pages(fd, size, &there) == 0:
+        return there < <unsigned long long>((size - 1) // page + 1)
+    # Who writes to a file can keep others from looking for its holes.
+    if not is_sealed:  # guard: holes of what is written
+        return -1
     hole = _first_hole(fd)
     return -1 if hole == -1 else hole < size
 
 
-def has_holes(fd, size, /):
-    """Tell whether some page of the file does not exist yet; the position stays."""
+def has_holes(fd, size, is_sealed, /):
+    """Tell whether some page of the file does not exist yet.
+
+    None: it cannot be told, of a file that cannot be opened again, or is not `is_sealed`
+    against writing.
+    """
     cdef int answer, descriptor = PyObject_AsFileDescriptor(fd)
+    cdef bint quiet = is_sealed
     cdef off_t end = size
     with nogil:
-        answer = _has_holes(descriptor, end)
-    if answer == -1:
-        raise_errno("")
-    return answer == 1
+        answer = _has_holes(descriptor, end, quiet)
+    return None if answer == -1 else answer == 1
 
 
 def glance(fd, seals, require, max_size, /):
@@ -567,7 +586,7 @@ def glance(fd, seals, require, max_size, /):
     """
     cdef int descriptor = fd, present = seals, access, holes
     cdef struct_stat status
-    cdef bint large, executable
+    cdef bint large, executable, may_lie, is_sealed
     if require is None:
         return None
     access = fcntl(descriptor, F_GETFL)
@@ -585,13 +604,16 @@ def glance(fd, seals, require, max_size, /):
     if require & ~seals:  # guard: missing seals at a glance
         return None
     executable = status.st_mode & 0o111
-    if present & _linux.F_SEAL_EXEC and executable:  # guard: forged seals at a glance
+    # A forged F_SEAL_WRITE comes with F_SEAL_FUTURE_WRITE.
+    may_lie = executable or present & _linux.F_SEAL_FUTURE_WRITE
+    if present & _linux.F_SEAL_EXEC and may_lie:  # guard: forged seals at a glance
         return None
     size = status.st_size
     if max_size is not None and size > max_size:  # guard: max_size at a glance
         return None
+    is_sealed = present & _linux.F_SEAL_WRITE
     with nogil:
-        holes = _has_holes(descriptor, status.st_size)
+        holes = _has_holes(descriptor, status.st_size, is_sealed)
     if holes:  # guard: holes at a glance
         return None
     return size, access == O_RDWR, False

@@ -8,7 +8,7 @@ import io
 import mmap
 import os
 
-from memfd import _core, _fill, _foreign, _mapping
+from memfd import _core, _descriptors, _fill, _foreign, _mapping, _position
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,14 +17,13 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
+    from memfd._descriptors import Descriptors
     from memfd._info import Info
-    from memfd._message import Descriptors
     from memfd._seal import Seal
     from memfd._types import Huge, Mode, Name
 
 _SEALED = _core.IMMUTABLE | _core.F_SEAL_SEAL
 _FLAGS = _core.MFD_ALLOW_SEALING | _core.MFD_NOEXEC_SEAL | _core.MFD_CLOEXEC
-_new_file, _init_file = io.FileIO.__new__, io.FileIO.__init__
 _COPY_STEP = 256 << 10
 
 _HUGETLB_SIZES = {
@@ -196,24 +195,21 @@ def opened(
     dense: bool,
 ) -> Memfd:
     """Return a Memfd that was given, or a new one for a descriptor or a path, checked."""
+    require, max_size = _foreign.requirements(require, max_size)
     if isinstance(x, Memfd):
         _foreign.check_seals(x, require)  # guard: opened Memfd
         return x
     if isinstance(x, (str, bytes, os.PathLike)):
         access = os.O_RDWR if mode == "r+" else os.O_RDONLY
-        fd = os.open(x, access | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+        descriptors = _descriptors.opened(x, access)
     elif hasattr(x, "__index__") and not isinstance(x, bool):
-        fd = os.dup(x.__index__())
+        descriptors = _descriptors.duplicate(x.__index__())
     else:
         raise TypeError(
             "x must be a Memfd, a descriptor, a path or an Array, "
             f"not {type(x).__name__}"
         )
-    try:
-        return Memfd.from_fd(fd, require=require, max_size=max_size, dense=dense)
-    except BaseException:
-        os.close(fd)
-        raise
+    return adopt_owned(descriptors, require, max_size, dense, copy=False)
 
 
 class _Name:
@@ -258,8 +254,10 @@ class Memfd(io.FileIO):
     else:
         name = _Name()
 
-    # A received descriptor shares its offset with the sender until it is re-opened.
+    # A received descriptor shares its offset with the sender until it is re-opened; where
+    # that is not permitted, this is its own one.
     _foreign = False
+    _position = 0
 
     # A weak reference to what is kept for processes that it was sent to.
     _loan: Any = None
@@ -323,15 +321,17 @@ class Memfd(io.FileIO):
             the reader, so a sparse file can exhaust it.  Not checked without `require`.
         copy : bool, optional
             If the seals are missing, copy the contents into a new, sealed memfd instead
-            of refusing.
+            of refusing.  That takes as long and as much memory as `max_size` allows.
         hugetlb : bool, optional
             Accept a file made of pages of the hugetlb pool.
 
         Returns
         -------
         Memfd
-            Not inheritable, reading from 0, sharing no offset with the sender (it is
-            re-opened at the first read or seek, where that is permitted).
+            Not inheritable, reading from 0, sharing no offset with the sender: it is
+            re-opened at the first read or seek, and keeps an offset of its own where
+            that is not permitted.  Programs that get its descriptor before that, as
+            their standard input for one, read where the sender's offset is.
 
         Raises
         ------
@@ -339,7 +339,9 @@ class Memfd(io.FileIO):
             Required seals are missing (``.missing``, ``.present``), or the executable
             bits say that they may be forged.
         ValueError
-            `fd` is not open for reading, no memfd, too large, sparse, or hugetlb.
+            `fd` is not open for reading, no memfd, too large, sparse, or hugetlb; or it
+            cannot be told whether it is sparse: before Linux 6.5, or of another user's
+            file that is read-only, where it cannot be opened again or others can write.
         OSError
             ``EBADF``: `fd` is closed, or ``O_PATH``.
 
@@ -363,6 +365,7 @@ class Memfd(io.FileIO):
         memfd.SealError: fd ... lacks seals SHRINK|GROW|WRITE (it has ...)
         """
         fd = _core.check_size(fd, "fd")
+        require, max_size = _foreign.requirements(require, max_size)
         size, _, must_copy = _foreign.check(fd, require, max_size, dense, copy, hugetlb)
         if must_copy:
             f = _copy(fd, size)
@@ -539,13 +542,7 @@ class Memfd(io.FileIO):
         if mode not in ("r", "r+"):
             raise ValueError(f'mode must be "r" or "r+", got {mode!r}')
         access = os.O_RDONLY if mode == "r" else os.O_RDWR
-        fd = os.open(self.path, access | os.O_CLOEXEC | os.O_NONBLOCK)
-        try:
-            f = _new_file(Memfd)
-            _init_file(f, fd, mode + "b")
-        except BaseException:
-            os.close(fd)
-            raise
+        f = _descriptors.opened(self.path, access).take(Memfd, mode + "b")
         f.name = self.name
         return f
 
@@ -628,19 +625,20 @@ class Memfd(io.FileIO):
         >>> memfd.create().write(b"data")
         4
         """
-        if self._foreign:
-            self._leave_shared_offset()
+        write: Callable[[Memfd, Buffer], int] = io.FileIO.write
+        if self._foreign and not _descriptors.leave_description(self):
+            write = _position.write
         with memoryview(data) as view:
             size = view.nbytes
             large = 0 < _mapping.HUGE_PAGE_SIZE <= size
             if large and self._write_huge(data, size):
                 return size
-            wrote = io.FileIO.write(self, data)
+            wrote = write(self, data)
             if wrote == size:
                 return size
             flat = view.cast("B")
             while wrote < size:
-                wrote += io.FileIO.write(self, flat[wrote:])
+                wrote += write(self, flat[wrote:])
         return size
 
     def _write_huge(self, data: Buffer, size: int) -> bool:
@@ -651,72 +649,60 @@ class Memfd(io.FileIO):
         # Pages that are there are quicker to write to than to replace.
         if status.st_blocks * 512 > start + status.st_blksize:
             return False
-        _fill.fill(self, data, start, alone=False)
-        self.seek(start + size)
+        # First the position: who writes meanwhile, here or in a child, writes elsewhere.
+        try:
+            start = self.seek(size, os.SEEK_CUR) - size
+        except OSError:  # past 2**63
+            return False
+        try:
+            _fill.fill(self, data, start, alone=False)
+        except BaseException:
+            self.seek(-size, os.SEEK_CUR)
+            raise
         return True
 
     def read(self, size: int | None = -1, /) -> bytes:
         """Read up to `size` bytes from the current position, all by default."""
-        if self._foreign:
-            self._leave_shared_offset()
+        if self._foreign and not _descriptors.leave_description(self):
+            return _position.read(self, size)
         return io.FileIO.read(self, size)
 
     def readall(self) -> bytes:
         """Read everything from the current position to the end."""
-        if self._foreign:
-            self._leave_shared_offset()
+        if self._foreign and not _descriptors.leave_description(self):
+            return _position.readall(self)
         return io.FileIO.readall(self)
 
     def readinto(self, buffer: Buffer, /) -> int:
         """Read into a writable buffer and return the number of bytes."""
-        if self._foreign:
-            self._leave_shared_offset()
+        if self._foreign and not _descriptors.leave_description(self):
+            return _position.readinto(self, buffer)
         return io.FileIO.readinto(self, buffer)
 
     def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
         """Move the current position and return it."""
-        if self._foreign:
-            self._leave_shared_offset()
+        if self._foreign and not _descriptors.leave_description(self):
+            return _position.seek(self, offset, whence)
         return io.FileIO.seek(self, offset, whence)
 
     def tell(self) -> int:
         """Return the current position."""
-        if self._foreign:
-            self._leave_shared_offset()
+        if self._foreign and not _descriptors.leave_description(self):
+            return self._position
         return io.FileIO.tell(self)
-
-    def _leave_shared_offset(self) -> None:
-        """Put a description of our own, at offset 0, behind our descriptor."""
-        self._foreign = False
-        fd = self.fileno()
-        access = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE
-        try:
-            own = os.open(self.path, access | os.O_CLOEXEC | os.O_NONBLOCK)
-        except OSError:
-            # The file's mode, or a missing /proc, forbids it: the best that is left.
-            os.lseek(fd, 0, os.SEEK_SET)
-            return
-        try:
-            os.dup2(own, fd, inheritable=os.get_inheritable(fd))
-        finally:
-            os.close(own)
 
 
 def adopt(fd: int, cls: type[Memfd] = Memfd) -> Memfd:
     """Own a descriptor that was checked, or that comes from this very program."""
     access = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE
-    f = _new_file(cls)
-    _init_file(f, fd, "rb" if access == os.O_RDONLY else "r+b")
-    del f.name  # the kernel knows a better one
-    f._foreign = True  # guard: offset
     os.set_inheritable(fd, False)  # guard: not inheritable
-    return f
+    return _descriptors.adopt(cls, fd, "rb" if access == os.O_RDONLY else "r+b")
 
 
 def adopt_owned(
     descriptors: Descriptors,
     require: int | None,
-    max_size: SupportsIndex | None,
+    max_size: int | None,
     dense: bool,
     copy: bool,
     hugetlb: bool = False,
@@ -789,4 +775,6 @@ def _copy(fd: int, size: int) -> Memfd:
                 filler.write(buffer, done, 0, got)
                 done += got
 
-    return filled(_foreign.label(fd), fill, "auto")
+    # A file of a tmpfs may have a longer one.
+    name = os.fsencode(_foreign.label(fd))[: _core.NAME_MAX]
+    return filled(name, fill, "auto")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import os
 
 from memfd import _core
@@ -18,10 +19,21 @@ if TYPE_CHECKING:
 _EXECUTABLE = 0o111
 
 
+def requirements(
+    require: SupportsIndex | None, max_size: SupportsIndex | None
+) -> tuple[int | None, int | None]:
+    """Return the numbers that `check` takes, or raise what is wrong with them."""
+    if require is not None:
+        require = _core.check_flags(require, "require")
+    if max_size is not None:
+        max_size = _core.check_size(max_size, "max_size")
+    return require, max_size
+
+
 def check(
     fd: int,
     require: int | None,
-    max_size: SupportsIndex | None,
+    max_size: int | None,
     dense: bool,
     copy: bool,
     hugetlb: bool,
@@ -31,8 +43,6 @@ def check(
     Return its size, whether it is open for writing, too, and whether it has to be copied
     for want of seals.
     """
-    if max_size is not None:
-        max_size = _core.check_size(max_size, "max_size")
     try:
         seals = _core.seal_bits(fd)
     except OSError as error:
@@ -59,13 +69,22 @@ def check(
         refused = _unsealed(fd, seals, require, mode)
         if refused is not None and not copy:  # guard: unsealed
             raise refused
-    has_holes = require is not None and refused is None and _core.has_holes(fd, size)
+    has_holes: bool | None = False
+    # Pages of the pool are reserved when they are mapped.
+    if require is not None and not is_hugetlb:
+        has_holes = _core.has_holes(fd, size, bool(seals & _core.F_SEAL_WRITE))
     if has_holes and dense:  # guard: holes
         raise ValueError(
             f"fd {fd} has holes, and reading them would take memory; dense=False "
             "accepts it up to max_size"
         )
-    if max_size is None and has_holes:  # guard: limit of holes
+    # A copy has as much memory as max_size lets it have, whatever it is a copy of.
+    if has_holes is None and dense and refused is None:  # guard: maybe holes
+        raise ValueError(
+            f"fd {fd} may have holes, which cannot be told here: it is not sealed against "
+            "writing, or cannot be opened again; dense=False accepts it up to max_size"
+        )
+    if max_size is None and has_holes is not False:  # guard: limit of holes
         max_size = _memory_limit() // 2
     if max_size is None and refused is not None:  # guard: limit of copies
         max_size = _memory_limit() // 2
@@ -104,8 +123,13 @@ def label(fd: int) -> str:
 def _unsealed(fd: int, seals: int, require: int, mode: int) -> SealError | None:
     """Return the SealError that these seals deserve, or None."""
     missing = require & ~seals  # guard: missing seals -> missing = 0
-    # guard: forged seals -> forged = 0
-    forged = require and seals & _core.F_SEAL_EXEC and mode & _EXECUTABLE
+    forged = False
+    if require and seals & _core.F_SEAL_EXEC:  # guard: forged seals
+        forged = bool(mode & _EXECUTABLE)
+        # All were forged at once.  The executable bits may be gone since: F_SEAL_EXEC
+        # keeps chmod(2) from taking them off, and an access control list does so.
+        if seals & _core.F_SEAL_FUTURE_WRITE and require & _core.F_SEAL_WRITE:
+            forged = forged or _can_be_forged()  # guard: forged seals, no x bits
     if not missing and not forged:
         return None
     from memfd._seal import Seal, SealError
@@ -117,11 +141,32 @@ def _unsealed(fd: int, seals: int, require: int, mode: int) -> SealError | None:
             Seal(seals),
         )
     return SealError(
-        f"fd {fd} is executable and has {describe(seals)}: with Seal.EXEC on an "
-        "executable file some kernels report seals that do not hold",
+        f"fd {fd} is executable, or may have been, and has {describe(seals)}: with "
+        "Seal.EXEC on an executable file some kernels report seals that do not hold",
         Seal(require),
         Seal(seals),
     )
+
+
+@functools.cache
+def _can_be_forged() -> bool:
+    """Tell whether this kernel may report F_SEAL_WRITE of a file that is mapped writable.
+
+    F_SEAL_EXEC of an executable file sets F_SEAL_WRITE, too, and is refused on such a
+    file, but for the kernels from 6.3 on until this was mended.
+    """
+    import mmap
+
+    flags = _core.MFD_EXEC | _core.MFD_ALLOW_SEALING | _core.MFD_CLOEXEC
+    try:
+        with open(_core.memfd_create("memfd", flags), "r+b", buffering=0) as file:
+            file.truncate(1)
+            with mmap.mmap(file.fileno(), 1):
+                _core.add_seal_bits(file, _core.F_SEAL_EXEC)
+    except OSError as error:
+        # Whatever else it is, such as vm.memfd_noexec, proves nothing.
+        return error.errno != errno.EBUSY
+    return True
 
 
 def _memory_limit() -> int:
@@ -162,7 +207,11 @@ def sharing_pids(device: int, inode: int) -> list[int]:
     """Return the processes that are seen to have a shared mapping of the file."""
     mapped = f"{os.major(device):02x}:{os.minor(device):02x} {inode} "
     pids = []
-    for entry in os.listdir("/proc"):
+    try:
+        entries = os.listdir("/proc")
+    except FileNotFoundError:
+        return []
+    for entry in entries:
         if not entry.isdecimal():
             continue
         try:

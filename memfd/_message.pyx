@@ -3,12 +3,11 @@
 # cython: freethreading_compatible=True, subinterpreters_compatible=own_gil
 """One write to a Unix socket, or one read, and the descriptors that go with it.
 
-In C, as each descriptor that came has to have an owner before any Python code, a signal
-handler for one, can raise; and as those of Python's sockets wait by themselves.
+In C, as descriptors that came have to have an owner before any Python code can raise; and
+as the calls of Python's sockets wait by themselves.
 """
 
 import _socket
-import io
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc cimport errno
@@ -16,6 +15,7 @@ from libc.string cimport memcpy, memset
 from posix cimport unistd
 
 from memfd._check cimport raise_errno, size_argument
+from memfd._descriptors cimport Descriptors
 
 cdef extern from "sys/socket.h" nogil:
     enum:
@@ -68,19 +68,8 @@ cdef extern from *:
     ctypedef struct memfd_control:
         char bytes[1]
 
-# What Python reaches through wrappers, which make arguments and check them anew.
 cdef extern from *:
     """
-    static PyObject *memfd_new(PyObject *base, PyObject *cls, PyObject *arguments)
-    {
-        newfunc new = (newfunc)PyType_GetSlot((PyTypeObject *)base, Py_tp_new);
-        return new((PyTypeObject *)cls, arguments, NULL);
-    }
-    static int memfd_init(PyObject *base, PyObject *self, PyObject *arguments)
-    {
-        initproc init = (initproc)PyType_GetSlot((PyTypeObject *)base, Py_tp_init);
-        return init(self, arguments, NULL);
-    }
     static PyObject *memfd_get(PyObject *attribute, PyObject *self)
     {
         descrgetfunc get = (descrgetfunc)PyType_GetSlot(
@@ -88,50 +77,10 @@ cdef extern from *:
         return get(attribute, self, (PyObject *)Py_TYPE(self));
     }
     """
-    object memfd_new(object base, object cls, tuple arguments)
-    int memfd_init(object base, object self, tuple arguments) except -1
     object memfd_get(object attribute, object self)
 
-cdef object _FileIO = io.FileIO
 # As numbers; what `socket` makes of them takes a microsecond each.
 cdef object _family = _socket.socket.family, _type = _socket.socket.type
-
-
-cdef class Descriptors:
-    """Descriptors that arrived; those that nobody takes are closed with the object."""
-
-    cdef int _fds[253]
-    cdef int _count
-
-    def __dealloc__(self):
-        self.close()  # guard: dropped descriptors -> pass
-
-    def __len__(self):
-        return self._count
-
-    def __getitem__(self, index):
-        """Return a descriptor, which stays owned here."""
-        cdef int i = index
-        if not 0 <= i < self._count:
-            raise IndexError(index)
-        return self._fds[i]
-
-    def close(self):
-        """Close them all."""
-        cdef int fd
-        while self._count:
-            self._count -= 1
-            fd = self._fds[self._count]
-            # A stranger's socket or file may take its time.
-            with nogil:
-                unistd.close(fd)
-
-    def take(self, cls, mode, /):
-        """Give the last descriptor to a new `cls`, a kind of FileIO."""
-        file = memfd_new(_FileIO, cls, ())
-        memfd_init(_FileIO, file, (self._fds[self._count - 1], mode))
-        self._count -= 1
-        return file
 
 
 def unix_type(sock, /):

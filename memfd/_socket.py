@@ -17,7 +17,7 @@ import socket
 import struct
 import time
 
-from memfd import _core, _file, _mapping, _message
+from memfd import _core, _file, _foreign, _mapping, _message
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,14 +27,15 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from memfd._arraydict import ArrayDict
+    from memfd._descriptors import Descriptors
     from memfd._file import Memfd
     from memfd._seal import Seal
     from memfd._types import Mode
 
     Result = TypeVar("Result")
     Steps: TypeAlias = Generator[int, None, Result]
-    Read: TypeAlias = tuple[bytes, _message.Descriptors | None, bool]
-    Received: TypeAlias = tuple[_message.Descriptors, bytes | None]
+    Read: TypeAlias = tuple[bytes, Descriptors | None, bool]
+    Received: TypeAlias = tuple[Descriptors, bytes | None]
 
 # A frame: magic, version, kind, two bytes of zero, size of what follows.  No byte of a
 # plain message begins like that: 0xFE is neither text in UTF-8 nor a small number.
@@ -46,6 +47,7 @@ _MAX_VIEW = 10_000  # bytes, as for the header of a .npy file
 _WHOLE_FILE = _FRAME.pack(_MAGIC, _VERSION, _FILE, 0, 0)
 
 _STREAM = int(socket.SOCK_STREAM)
+_SEQPACKET = int(socket.SOCK_SEQPACKET)
 _DATAGRAM = int(socket.SOCK_DGRAM)
 
 
@@ -146,6 +148,10 @@ def recv(
     -----
     Whatever goes wrong, all descriptors that came are closed.  After a ValueError, an
     EOFError or half a message, the rest of a stream means nothing: close the socket.
+    A close(2) that its file system keeps waiting goes on in a thread.
+
+    The deadline is for the message.  Copying with ``copy=True`` comes after it, and takes
+    as long as `max_size` allows.
 
     A message of one byte (any but 0xFE) with one descriptor is taken as well; that is how
     many programs pass one.
@@ -162,6 +168,7 @@ def recv(
     >>> here.close(), there.close()
     (None, None)
     """
+    require, max_size = _foreign.requirements(require, max_size)
     descriptors, _ = _received(sock)
     return _file.adopt_owned(descriptors, require, max_size, dense, copy, hugetlb)
 
@@ -217,6 +224,7 @@ def recv_array(
     (None, None)
     """
     _mapping.check_mode(mode)
+    require, max_size = _foreign.requirements(require, max_size)
     descriptors, view = _received(sock)
     memfd = _file.adopt_owned(descriptors, require, max_size, dense, copy)
     return open_array(memfd, view, mode)
@@ -294,7 +302,7 @@ def _receive_message(
     while read is None:
         yield select.POLLIN
         read = _message.receive(sock.fileno(), size)
-    frame, descriptors = _checked(read, size, kind)
+    frame, descriptors = _checked(sock, kind, read, size)
     if descriptors is None:  # guard: no descriptor
         raise ValueError("a message came without a descriptor")
     try:
@@ -345,7 +353,7 @@ def _rest(sock: socket.socket, kind: int, size: int) -> Steps[bytes]:
         if read is None:
             yield select.POLLIN
             continue
-        piece, descriptors = _checked(read, left, kind)
+        piece, descriptors = _checked(sock, kind, read, left)
         if descriptors is not None:  # guard: descriptor in the middle
             descriptors.close()
             raise ValueError("a descriptor came in the middle of a message")
@@ -354,17 +362,26 @@ def _rest(sock: socket.socket, kind: int, size: int) -> Steps[bytes]:
 
 
 def _checked(
-    read: Read, size: int, kind: int
-) -> tuple[bytes, _message.Descriptors | None]:
+    sock: socket.socket, kind: int, read: Read, size: int
+) -> tuple[bytes, Descriptors | None]:
     """Return bytes and descriptors of a read of up to `size` bytes, if it was whole."""
     data, descriptors, cut = read
     if cut:  # guard: cut message
         if descriptors is not None:
             descriptors.close()
         raise ValueError(f"a message has more than {size} bytes")
-    if not data and descriptors is None and kind != _DATAGRAM:  # guard: end
+    if not data and descriptors is None and _can_end(sock, kind):  # guard: end
         raise EOFError("the other side has closed the socket")
     return data, descriptors
+
+
+def _can_end(sock: socket.socket, kind: int) -> bool:
+    """Tell whether nothing was read since the other side has closed the socket."""
+    if kind == _SEQPACKET:  # guard: empty packet
+        poll = select.poll()
+        poll.register(sock, select.POLLRDHUP)
+        return bool(poll.poll(0))
+    return kind != _DATAGRAM
 
 
 def _received(sock: socket.socket) -> Received:

@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import os
 import socket
+import struct
 import sys
 import tempfile
 import threading
@@ -76,6 +77,67 @@ def write_only():
     return opened(f.path, os.O_WRONLY)
 
 
+def lingering():
+    """A TCP socket whose data nobody takes, and which waits for that when it is closed."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    client = socket.create_connection(listener.getsockname())
+    client.setblocking(False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            client.send(bytes(1 << 16))
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 60))
+    return client.detach(), (listener, listener.accept())
+
+
+def waiting():
+    """A file of a file system of our own, which does not let others close it for long."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    new_mounts, private = 0x00020000, 0x00044000
+    folder = tempfile.mkdtemp()
+    try:
+        device = os.open("/dev/fuse", os.O_RDWR)
+        options = f"fd={device},rootmode=40000,user_id=0,group_id=0,allow_other"
+        if (
+            libc.unshare(new_mounts)
+            or libc.mount(b"none", b"/", None, private, None)
+            or libc.mount(b"none", folder.encode(), b"fuse", 0, options.encode())
+        ):
+            raise OSError(ctypes.get_errno(), "cannot mount")
+    except OSError as error:
+        print(f"skipped: no file system in user space: {error}", flush=True)
+        sys.exit()
+    threading.Thread(target=answer_fuse, args=(device,), daemon=True).start()
+    return opened(os.path.join(folder, "file"), os.O_RDONLY)
+
+
+def answer_fuse(device):
+    """Answer what is asked about one file; FLUSH, for which close(2) waits, much later."""
+    lookup, getattr_, open_, release, flush, init = 1, 3, 14, 18, 25, 26
+
+    def status(node):
+        mode = 0o40755 if node == 1 else 0o100644
+        return struct.pack("<6Q10I", node, *[0] * 8, mode, 1, *[0] * 5)
+
+    answers = {
+        init: lambda node: struct.pack("<4I2H10I", 7, 31, 0, 0, 1, 1, 4096, *[0] * 9),
+        lookup: lambda node: struct.pack("<4Q2I", 2, 0, 99, 99, 0, 0) + status(2),
+        getattr_: lambda node: struct.pack("<Q2I", 99, 0, 0) + status(node),
+        open_: lambda node: struct.pack("<Q2I", 1, 0, 0),
+        release: lambda node: b"",
+        flush: lambda node: b"",
+    }
+    while True:
+        request = os.read(device, 1 << 17)
+        _, what, number, node, _, _, pid = struct.unpack_from("<2I2Q3I", request)
+        if what in answers:
+            answer = answers[what](node)
+            answer = struct.pack("<IiQ", 16 + len(answer), 0, number) + answer
+            if what == flush and pid != os.getpid():
+                threading.Timer(20, os.write, (device, answer)).start()
+            else:
+                os.write(device, answer)
+
+
 def executable():
     return file(good(), Seal.IMMUTABLE | Seal.EXEC, executable=True)
 
@@ -88,7 +150,7 @@ def mode_0000():
 
 def another_owner():
     if os.getuid():
-        print("not root", flush=True)
+        print("skipped: only root can make itself another user", flush=True)
         sys.exit()
     os.setgid(65534)
     os.setuid(65534)
@@ -123,6 +185,8 @@ FILES = {
     "FIFO": fifo,
     "device": lambda: opened("/dev/null", os.O_RDWR),
     "socket": lambda: (socket.socket(socket.AF_UNIX).detach(), None),
+    "socket that lingers": lingering,
+    "file system that waits": waiting,
     "O_PATH": lambda: opened("/", os.O_PATH),
     "write-only": write_only,
     "tmpfs file": tmpfs_file,
@@ -196,6 +260,8 @@ def main():
     if kind in FILES:
         fd, keep = FILES[kind]()
         send(sock, FILE, [fd])
+        if kind == "file system that waits":
+            os.close(fd)  # who ends and has it open would wait for itself
     else:
         keep = messages(sock, kind)
     print("sent", flush=True)

@@ -74,6 +74,7 @@ def test_installed_files():
     compiled = {name for name in files if name.endswith(".so")}
     assert {name.partition(".")[0] for name in compiled} == {
         "_core",
+        "_descriptors",
         "_fill",
         "_loan",
         "_mapping",

@@ -468,6 +468,43 @@ def test_no_descriptor(pair):
             memfd.recv(there)
 
 
+def test_an_empty_packet_is_not_the_end():
+    """It is a message without a descriptor, and what comes after it arrives."""
+    here, there = socket.socketpair(type=socket.SOCK_SEQPACKET)
+    with here, there, memfd.from_bytes(b"next") as f:
+        here.send(b"")
+        memfd.send(here, f)
+        with pytest.raises(ValueError, match="without a descriptor"):
+            memfd.recv(there)
+        with memfd.recv(there) as g:
+            assert g.read() == b"next"
+        here.close()
+        with pytest.raises(EOFError):
+            memfd.recv(there)
+
+
+@pytest.mark.parametrize(
+    ("checks", "error"),
+    [
+        ({"max_size": -1}, ValueError),
+        ({"max_size": "1"}, TypeError),
+        ({"max_size": 2**64}, OverflowError),
+        ({"require": -1}, OverflowError),
+        ({"require": 3.0}, TypeError),
+    ],
+)
+@pytest.mark.parametrize("receive", [memfd.recv, memfd.recv_array])
+def test_bad_arguments_lose_no_message(stream, receive, checks, error):
+    """They are noticed before the message is taken out of the socket."""
+    here, there = stream
+    a = memfd.share(np.arange(3))
+    memfd.send(here, a)
+    with pytest.raises(error, match=f"{next(iter(checks))} must"):
+        receive(there, **checks)
+    with memfd.recv(there) as f:
+        assert os.path.sameopenfile(f.fileno(), a.memfd.fileno())
+
+
 @pytest.mark.parametrize("count", [2, 3, 253])
 def test_too_many_descriptors(pair, count):
     """More than one descriptor is a ValueError, and all are closed."""
