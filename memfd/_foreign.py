@@ -84,9 +84,8 @@ def check(
             f"fd {fd} may have holes, which cannot be told here: it is not sealed against "
             "writing, or cannot be opened again; dense=False accepts it up to max_size"
         )
-    if max_size is None and has_holes is not False:  # guard: limit of holes
-        max_size = _memory_limit() // 2
-    if max_size is None and refused is not None:  # guard: limit of copies
+    takes_memory = has_holes is not False or refused is not None
+    if max_size is None and takes_memory:  # guard: limit of memory
         max_size = _memory_limit() // 2
     if max_size is not None and size > max_size:  # guard: max_size
         raise ValueError(f"fd {fd} has {size} bytes, more than max_size={max_size}")
@@ -129,7 +128,8 @@ def _unsealed(fd: int, seals: int, require: int, mode: int) -> SealError | None:
         # All were forged at once.  The executable bits may be gone since: F_SEAL_EXEC
         # keeps chmod(2) from taking them off, and an access control list does so.
         if seals & _core.F_SEAL_FUTURE_WRITE and require & _core.F_SEAL_WRITE:
-            forged = forged or _can_be_forged()  # guard: forged seals, no x bits
+            # guard: forged seals, no x bits -> pass
+            forged = forged or _can_be_forged()
     if not missing and not forged:
         return None
     from memfd._seal import Seal, SealError

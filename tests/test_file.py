@@ -897,8 +897,10 @@ def test_what_may_have_holes(stranger, how):
             os.fchmod(fd, 0)
         else:
             fd = stranger(f, Seal.SHRINK)
+        probe = stranger(memfd.from_bytes(bytes(8192)), 0)
+        os.fchmod(probe, 0)
         become()
-        if _core.has_holes(fd, 8192, {how == "closed"}) is False:
+        if _core.has_holes(probe, 8192, True) is not None:
             print("this kernel counts the pages of all files")
             sys.exit()
         require = Seal.IMMUTABLE if {how == "closed"} else Seal.SHRINK
