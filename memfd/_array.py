@@ -77,6 +77,10 @@ class Array(np.ndarray):  # type: ignore[type-arg, unused-ignore]
         # A result is no memfd, except where this array was given as `out`.
         if array is self:
             return self
+        # NumPy's squeeze() comes here with a view, which is no result.
+        memory = memory_of(array)
+        if memory is not None and memory is memory_of(self):
+            return array.view(Array)
         if return_scalar is None:  # NumPy 1
             return_scalar = array.ndim == 0
         return array[()] if return_scalar else array.view(np.ndarray)

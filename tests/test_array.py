@@ -366,6 +366,20 @@ def test_views_are_arrays_and_results_are_not():
     assert isinstance(a.sum(), float)
 
 
+@pytest.mark.parametrize("shape", [(1, 3), (3, 1, 1), (1, 1), (1,), (3,), (1, 0)])
+def test_squeeze_is_a_view(shape):
+    """squeeze() gives a view like any other, of one element, too."""
+    a = memfd.zeros(shape)
+
+    for view in (a.squeeze(), np.squeeze(a), a.squeeze(()), memfd.share(a).squeeze()):
+        assert type(view) is memfd.Array
+        assert view.memfd is not None
+    assert a.squeeze().shape == np.zeros(shape).squeeze().shape
+    a.squeeze()[...] = 7
+    assert (a == 7).all()
+    assert memfd.freeze(a.squeeze()).memfd is not None
+
+
 def test_in_place_operations_stay_arrays():
     """An Array given as out stays what it is."""
     a = memfd.zeros(3)
