@@ -98,7 +98,7 @@ def dump(
     -----
     Protocol 5 of pickle (:pep:`574`).  Nothing may change the object meanwhile.  ``bytes``
     and ``bytearray`` are part of the pickle; so are arrays of objects and subclasses of
-    ``numpy.ndarray``.
+    ``numpy.ndarray`` other than ``numpy.memmap``.
 
     Examples
     --------
@@ -285,9 +285,13 @@ def _pickled(
     numpy = sys.modules.get("numpy")
     if numpy is not None:
         table: dict[type, Callable[[Any], Any]] = {numpy.ndarray: reduce}
+        # Whose memory it was does not come back: what does is an ordinary array.
+        kinds = [numpy.memmap]
         arrays = sys.modules.get("memfd._array")
         if arrays is not None:
-            table[arrays.Array] = lambda array: reduce(array.view(numpy.ndarray))
+            kinds.append(arrays.Array)
+        for kind in kinds:
+            table[kind] = lambda array: reduce(array.view(numpy.ndarray))
         # What the pickler knows itself comes first.
         table.update(getattr(one, "dispatch_table", copyreg.dispatch_table))
         _set_dispatch_table(one, table)

@@ -22,6 +22,8 @@ _BLOCK = 256 << 10  # bytes; stays in the cache of one core
 # What labelled containers have and arrays have not: sharing them would lose the labels.
 _LABELLED = ("__dataframe__", "__arrow_c_stream__", "iloc", "coords")
 _SPARSE = ("tocsr", "todense")
+# What arrays of NumPy's own carry; it says nothing about their values.
+_NOTED = {np.memmap: {"_mmap", "filename", "offset", "mode"}, np.matrix: {"_getitem"}}
 
 
 class Source:
@@ -161,8 +163,10 @@ def _check_no_state(array: npt.NDArray[Any]) -> None:
         raise TypeError(
             "a masked array would lose its mask: share array.data and .mask"
         )
-    if getattr(array, "__dict__", None):
+    noted = _NOTED.get(kind, set())
+    lost = [name for name in getattr(array, "__dict__", ()) if name not in noted]
+    if lost:
         raise TypeError(
-            f"{kind.__name__} carries {', '.join(array.__dict__)}, which would be lost: "
+            f"{kind.__name__} carries {', '.join(lost)}, which would be lost: "
             "share numpy.asarray(array)"
         )

@@ -103,6 +103,18 @@ def test_array_of_ours():
     assert back(memfd.share({"x": np.ones(2)}))["x"].tolist() == [1, 1]
 
 
+def test_files_in_memory(tmp_path):
+    """A memmap is copied from file to memfd, and comes back as an ordinary array."""
+    np.save(tmp_path / "a.npy", np.arange(12.0))
+    array = np.load(tmp_path / "a.npy", mmap_mode="r")
+    f = memfd.dump({"whole": array, "slice": array[::3]})
+    assert [size for _, size in buffers(f)] == [96, 32]
+    found = memfd.load(f)
+    assert type(found["whole"]) is np.ndarray
+    assert found["whole"].tolist() == array.tolist()
+    assert found["slice"].tolist() == array[::3].tolist()
+
+
 def test_raw_buffers():
     """Large bytes and bytearrays come back as they are, a PickleBuffer as a view."""
     data = os.urandom(5 << 20)

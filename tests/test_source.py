@@ -104,6 +104,19 @@ def test_a_source_that_is_no_array():
     assert memfd.share(big, dtype=">i4").tolist() == big
 
 
+def test_files_in_memory_and_matrices(tmp_path):
+    """memmap and matrix are arrays: what they note says nothing about their values."""
+    np.save(tmp_path / "a.npy", np.arange(12.0).reshape(3, 4))
+    mapped = np.load(tmp_path / "a.npy", mmap_mode="r")
+    for source in (mapped, mapped[1:, ::2], np.arange(6).reshape(2, 3).view(np.matrix)):
+        for a in (memfd.share(source), memfd.share({"x": source})["x"]):
+            assert type(a) is memfd.Array
+            np.testing.assert_array_equal(a, np.asarray(source))
+    mapped.unit = "m"
+    with pytest.raises(TypeError, match="carries unit, which"):
+        memfd.share(mapped)
+
+
 def test_no_second_copy_in_memory(run):
     """A view that is not contiguous is shared where there is no room for a second copy."""
     run(
