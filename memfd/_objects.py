@@ -154,7 +154,7 @@ def load(
         A memfd that `dump` made.  An int is a descriptor, which is duplicated and stays
         yours; a path is opened.
     mode : {"r", "c"}, optional
-        Buffers that are read-only; or writable and private, copy-on-write.
+        Arrays that are read-only; or writable and private, copy-on-write.
     require : Seal or None, optional
         Seals that must be there, as for `attach`.
     max_size, dense : optional
@@ -263,22 +263,24 @@ def _pickled(
         buffers.append((content, content.nbytes))
 
     def reduce(array: npt.NDArray[Any]) -> Any:
-        if array.flags.forc and array.dtype.kind not in "mMV":
+        dtype, flags = array.dtype, array.flags
+        plain = dtype.isbuiltin == 1 and flags.forc and flags.writeable
+        if plain or dtype.hasobject or dtype.itemsize == 0:
             return array.__reduce_ex__(5)
-        if array.dtype.hasobject or array.dtype.itemsize == 0:
-            return array.__reduce_ex__(5)
-        # Left alone, what has gaps, and dates, become bytes of the pickle.  So something
-        # empty stands for them, and is kept, so that its id stays its own.
+        # Left alone, what has gaps, and what no buffer can have (dates, swapped long
+        # doubles), become bytes of the pickle, and what is read-only here would be so in
+        # mode "c".  So something empty stands for them, and is kept, so that its id stays
+        # its own.
         import numpy as np
 
         from memfd import _source
 
         source = _source.Source(array, None, "K")
-        marker = pickle.PickleBuffer(bytearray() if array.flags.writeable else b"")
+        marker = pickle.PickleBuffer(bytearray())
         sources[id(marker)] = marker, source
         frombuffer: Any = np.empty(0).__reduce_ex__(5)[0]
         order = "F" if source.fortran else "C"
-        return frombuffer, (marker, array.dtype, array.shape, order)
+        return frombuffer, (marker, dtype, array.shape, order)
 
     make = pickle.Pickler if pickler is None else pickler
     one = make(f, protocol=5, buffer_callback=keep)
