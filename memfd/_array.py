@@ -178,7 +178,7 @@ def empty(
     Raises
     ------
     TypeError
-        `dtype` refers to objects, or .npy does not give it back.
+        `dtype` refers to objects, or .npy does not give it back; `shape` is no integers.
     ValueError
         A negative dimension, or more bytes than a file can have.
     OSError
@@ -493,8 +493,11 @@ def _like(
 
 def _shape(shape: Shape) -> tuple[int, ...]:
     """Return `shape` as a tuple of ints that are not negative."""
-    given = (shape,) if hasattr(shape, "__index__") else tuple(shape)
-    numbers = tuple(number.__index__() for number in given)
+    given = shape if np.iterable(shape) else (shape,)
+    try:
+        numbers = tuple(map(operator.index, given))
+    except TypeError:
+        raise TypeError(f"shape must be int or a tuple of int, got {shape!r}") from None
     if any(number < 0 for number in numbers):
         raise ValueError(f"shape must not be negative, got {shape!r}")
     return numbers

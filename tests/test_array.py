@@ -223,6 +223,23 @@ def test_nonsense_is_a_value_error(call):
         call()
 
 
+@pytest.mark.parametrize(
+    "shape", [3, [2, 3], np.int8(3), np.array(3), np.array([2, 3])]
+)
+def test_what_a_shape_can_be(shape):
+    """An integer, or several in whatever holds them."""
+    assert memfd.zeros(shape).shape == np.zeros(shape).shape
+
+
+@pytest.mark.parametrize(
+    "shape", [3.0, (3.0, 2), "3", ("3",), None, (2, None), [[2, 3]]]
+)
+def test_what_no_shape_can_be(shape):
+    """The error names the shape."""
+    with pytest.raises(TypeError, match="shape must be int or a tuple of int, got"):
+        memfd.zeros(shape)
+
+
 def test_nothing_changes_what_was_shared():
     """write, pwrite, truncate, mmap, the flag, a re-open: each refused."""
     a = memfd.share(np.arange(1000))
