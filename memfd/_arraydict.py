@@ -10,7 +10,7 @@ from memfd import _array, _file, _fill, _safetensors, _source
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from typing import Any
 
     import numpy.typing as npt
@@ -99,8 +99,8 @@ class ArrayDict(collections.abc.Mapping):  # type: ignore[type-arg]
 
     @property
     def metadata(self) -> dict[str, str]:
-        """dict of str: What the writer noted; files of this package have none."""
-        return self._table.metadata
+        """dict of str: What the writer noted, a copy; files of this package have none."""
+        return dict(self._table.metadata)
 
     @property
     def nbytes(self) -> int:
@@ -157,12 +157,47 @@ def share(
         ((places[key], source.nbytes, source) for key, source in sources.items()),
         key=lambda piece: piece[0],
     )
-    memfd = _file.filled(
-        f"{len(sources)} arrays" if name is None else name,
+    return _filled(
+        len(sources),
         lambda memfd, huge: _fill.fill_pieces(memfd, pieces, 0, size, huge, threads),
+        mode,
+        name,
         huge,
         seals,
     )
+
+
+def copy(
+    arrays: ArrayDict,
+    mode: Mode,
+    name: Name | None,
+    huge: Huge,
+    threads: int,
+    seals: int,
+) -> ArrayDict:
+    """Copy arrays, and whatever else is in their file, into one new memfd."""
+    memory = memory_of(arrays)
+    return _filled(
+        len(arrays),
+        lambda memfd, huge: _fill.fill(memfd, memory, huge=huge, threads=threads),
+        mode,
+        name,
+        huge,
+        seals,
+    )
+
+
+def _filled(
+    count: int,
+    fill: Callable[[Memfd, Huge], None],
+    mode: Mode,
+    name: Name | None,
+    huge: Huge,
+    seals: int,
+) -> ArrayDict:
+    """Return the arrays in a new memfd that ``fill(memfd, huge)`` filled."""
+    name = f"{count} arrays" if name is None else name
+    memfd = _file.filled(name, fill, huge, seals)
     try:
         return open_memfd(memfd, mode)
     except BaseException:

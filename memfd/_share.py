@@ -156,13 +156,10 @@ def share(
     if isinstance(array, collections.abc.Mapping):
         if order == "F":
             raise ValueError("order must not be 'F' for several arrays in one memfd")
-        if (
-            isinstance(array, ArrayDict)
-            and mode == "r"
-            and dtype is None
-            and _is_immutable(array)
-        ):
-            return _arraydict.over_same(array, _arraydict.memory_of(array))
+        if isinstance(array, ArrayDict) and dtype is None:
+            if mode == "r" and _is_immutable(array):
+                return _arraydict.over_same(array, _arraydict.memory_of(array))
+            return _arraydict.copy(array, mode, name, huge, threads, seals)
         return _arraydict.share(array, mode, dtype, name, huge, threads, seals)
     if isinstance(array, Array) and mode == "r" and _is_immutable(array):
         flags = array.flags
@@ -317,7 +314,7 @@ def freeze(
     """
     if isinstance(array, ArrayDict):
         if copy:
-            return share({name: np.asarray(one) for name, one in array.items()})
+            return _arraydict.copy(array, "r", None, "auto", 1, _SEALED)
         memory = _arraydict.memory_of(array)
         return _arraydict.over_same(
             array, _sealed(memory, _array.open_memfd_of(memory))

@@ -258,6 +258,49 @@ def test_share_of_what_is_shared():
     assert memfd.share(writable).memfd is not writable.memfd
 
 
+@pytest.mark.parametrize(
+    "copy",
+    [
+        lambda arrays: memfd.share(arrays, mode="r+"),
+        lambda arrays: memfd.share(memfd.attach(arrays, "c")),
+        lambda arrays: memfd.freeze(arrays, copy=True),
+    ],
+)
+def test_copies_are_of_the_whole_file(copy):
+    """What the writer noted is copied, too, and arrays of types that NumPy lacks."""
+    header = {"a": entry("BF16", (2,), 0, 4), "b": entry("U8", (2,), 4, 6)}
+    header["__metadata__"] = {"any": "thing"}
+    f = safetensors(header, bytes(range(6)))
+
+    copied = copy(memfd.attach(f))
+
+    assert copied.memfd.read() == f.read()
+    assert os.fstat(copied.memfd.fileno()).st_ino != os.fstat(f.fileno()).st_ino
+    assert copied["b"].tolist() == [4, 5]
+    assert copied.memfd.name == "2 arrays"
+
+
+def test_copies_take_the_options_of_share():
+    """name, huge and threads hold for copies of a whole file; private pages are in it."""
+    shared = memfd.share({"x": np.arange(5 << 20, dtype="u2"), "y": np.ones(2)})
+    mine = memfd.attach(shared, "c")
+    mine["y"][:] = 7
+    for huge in ("auto", "always", "never"):
+        copied = memfd.share(mine, name="label", huge=huge, threads=2)
+        assert_same(copied, mine)
+        assert copied.memfd.name == "label"
+        assert copied.memfd.seals & Seal.IMMUTABLE == Seal.IMMUTABLE
+    with pytest.raises(ValueError, match="249"):
+        memfd.share(mine, name="n" * 250)
+
+
+def test_metadata_are_a_copy():
+    """Who changes what `metadata` returned changes no other's."""
+    arrays = memfd.attach(safetensors({"__metadata__": {"any": "thing"}}))
+    arrays.metadata["any"] = "other"
+    assert arrays.metadata == memfd.attach(arrays).metadata == {"any": "thing"}
+
+
 def test_modes():
     """r+ is seen by all who hold it, c by nobody else; the size is sealed."""
     shared = memfd.share({"x": np.arange(3), "y": np.ones(2)}, mode="r+")
