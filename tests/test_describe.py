@@ -57,7 +57,7 @@ def test_an_object(capfd):
     assert capfd.readouterr().out == "it was unpickled\n"
 
 
-@pytest.mark.parametrize("data", [b"", b"x", b"text " * 10, bytes(100)])
+@pytest.mark.parametrize("data", [b"", b"x", b"text " * 10, bytes(100), b"setting {}"])
 def test_anything_else(data):
     """Bytes are bytes; no seals are needed, and the position stays."""
     f = memfd.create()
