@@ -21,8 +21,9 @@ BITS = {
     "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8,
     "F6_E2M3": 6, "F6_E3M2": 6, "F4": 4,
 }  # fmt: skip
-# The format allows 100 MB; text of that size becomes gigabytes of objects.
-MAX_HEADER = 16 << 20
+# The format allows 100 MB; hostile text of that size becomes gigabytes of objects, and
+# takes many seconds.  Of this size it is 100 MiB and half a second.
+MAX_HEADER = 4 << 20
 ALIGNMENT = 64  # bytes, of what follows the header
 _MAX_DIMENSIONS = 64  # NumPy's
 _MAX_SIZE = 2**63 - 1

@@ -122,7 +122,7 @@ def share(
         float16 to float64 or complex64 in little-endian order, which `dump` takes.
     ValueError
         `mode`, `order` or `huge` is unknown, or `threads` is below 1; `order` is "F" for
-        a mapping; the names of the arrays take more than 16 MiB.
+        a mapping; names and shapes of the arrays take more than 4 MiB.
     OSError
         ``EMFILE``: too many open files.  ``EFBIG``: beyond RLIMIT_FSIZE.
 

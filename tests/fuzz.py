@@ -426,7 +426,7 @@ def arrays_past_lengths(data):
     if data[8:9] != b"{":
         return False
     (length,) = LENGTH.unpack_from(data)
-    return length <= min(len(data) - 8, 16 << 20)
+    return length <= min(len(data) - 8, 4 << 20)
 
 
 def object_past_lengths(data):
