@@ -51,7 +51,7 @@ class Source:
     ) -> None:
         if not isinstance(array, np.ndarray):
             _check_not_labelled(array)
-            array = np.asarray(array, dtype)
+            array, dtype = np.asarray(array, dtype, order=_order(dtype)), None
         elif type(array) is not np.ndarray:
             _check_no_state(array)
             array = array.view(np.ndarray)
@@ -134,9 +134,15 @@ def _converted(
     empty = np.empty(0, array.dtype).astype(dtype)
     # The length of text comes from the data, and a subarray adds dimensions.
     if array.dtype.hasobject or np.dtype(dtype).itemsize == 0 or empty.ndim > 1:
-        array = array.astype(dtype)
+        array = array.astype(dtype, order=_order(dtype))
         return array, array.dtype
     return array, empty.dtype
+
+
+def _order(dtype: npt.DTypeLike | None) -> AnyOrder:
+    """Return the order in which NumPy converts to `dtype` as it should."""
+    # Of what a subarray adds it fills only a part, unless all is in C order.
+    return "K" if np.dtype(dtype).subdtype is None else "C"
 
 
 def _check_not_labelled(x: object) -> None:

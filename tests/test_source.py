@@ -74,6 +74,18 @@ def test_conversion_completes_a_type_from_the_data():
     assert memfd.share(objects, dtype="i8").tolist() == [1, 2, 3]
 
 
+@pytest.mark.parametrize("order", "KCF")
+def test_a_subarray_adds_dimensions(order):
+    """Each element fills one, whatever the order of the source; in lists, too."""
+    part = base[0, :3, :4, 0]
+    for source in (part, part.T, memoryview(part.copy("F")), [[1, 2, 3]], np.ones(9)):
+        elements = np.asarray(source)
+        a = memfd.share(source, dtype="(2,)i4", order=order)
+        assert (a.dtype, a.shape) == (np.dtype("i4"), (*elements.shape, 2))
+        assert (a[..., 0] == elements).all()
+        assert (a[..., 1] == elements).all()
+
+
 def test_a_conversion_that_loses_warns_as_numpy_does():
     """A lost imaginary part is not lost in silence, in blocks neither."""
     source = np.ones((300, 300), "c16")[:, ::-1]
