@@ -117,9 +117,10 @@ def share(
     Raises
     ------
     TypeError
-        The array would be damaged: objects, masks, labels, sparse matrices, text, or a
-        dtype that .npy does not give back.  In a mapping: whatever is no bool, integer,
-        float16 to float64 or complex64 in little-endian order, which `dump` takes.
+        The array would be damaged: objects, masks, missing values, labels, sparse
+        matrices, text, or a dtype that .npy does not give back.  In a mapping: whatever
+        is no bool, integer, float16 to float64 or complex64 in little-endian order,
+        which `dump` takes.
     ValueError
         `mode`, `order` or `huge` is unknown, or `threads` is below 1; `order` is "F" for
         a mapping; names and shapes of the arrays take more than 4 MiB.

@@ -21,7 +21,7 @@ _BLOCK = 256 << 10  # bytes; stays in the cache of one core
 
 # What labelled containers have and arrays have not: sharing them would lose the labels.
 _LABELLED = ("__dataframe__", "__arrow_c_stream__", "iloc", "coords")
-_SPARSE = ("tocsr", "todense")
+_SPARSE = ("tocsr", "todense", "sp_values")
 # What arrays of NumPy's own carry; it says nothing about their values.
 _NOTED = {np.memmap: {"_mmap", "filename", "offset", "mode"}, np.matrix: {"_getitem"}}
 
@@ -41,7 +41,7 @@ class Source:
     Raises
     ------
     TypeError
-        A copy would lose labels, masks, attributes or the sparse form.
+        A copy would lose labels, masks, what is missing, attributes or the sparse form.
     """
 
     __slots__ = ("_is_ready", "_rows", "dtype", "fortran", "shape")
@@ -51,6 +51,7 @@ class Source:
     ) -> None:
         if not isinstance(array, np.ndarray):
             _check_not_labelled(array)
+            _check_nothing_missing(array)
             array, dtype = np.asarray(array, dtype, order=_order(dtype)), None
         elif type(array) is not np.ndarray:
             _check_no_state(array)
@@ -153,13 +154,27 @@ def _check_not_labelled(x: object) -> None:
         )
     if any(hasattr(kind, name) for name in _SPARSE):
         raise TypeError(
-            f"array must be dense, not {kind.__name__}: share its parts (.data, "
-            ".indices, .indptr), or x.toarray()"
+            f"array must be dense, not {kind.__name__}: share its parts (such as .data, "
+            ".indices, .indptr), or a dense copy (x.toarray(), x.to_dense())"
         )
     if any(hasattr(kind, name) for name in _LABELLED):
         raise TypeError(
             f"array must not have labels, {kind.__name__} has: share x.to_numpy() or "
             "single columns"
+        )
+
+
+def _check_nothing_missing(x: Any) -> None:
+    # What pandas calls NA, and Arrow null; NaN and NaT are values of NumPy, too.
+    na = getattr(getattr(x, "dtype", None), "na_value", None)
+    if type(na).__name__ == "NAType":
+        missing = x.isna().any()
+    else:
+        missing = getattr(x, "null_count", 0)
+    if missing:
+        raise TypeError(
+            f"array must not have missing values, {type(x).__name__} has: share it "
+            "filled (x.fillna(), x.fill_null()) and which they are (x.isna(), x.is_null())"
         )
 
 

@@ -196,6 +196,30 @@ def test_share_of_real_frames_and_matrices():
     assert memfd.share(frame["a"].to_numpy()).tolist() == [1, 2]
 
 
+def test_share_refuses_missing_values():
+    """NA of pandas and null of Arrow are refused, arrays that could have them are not."""
+    pandas = pytest.importorskip("pandas")
+    pa = pytest.importorskip("pyarrow", exc_type=ImportError)  # may want NumPy 2
+    big = 2**53 + 1
+    for make in (
+        lambda values: pandas.array(values, "Int64"),
+        lambda values: pandas.array(values, pandas.ArrowDtype(pa.int64())),
+        lambda values: pandas.Index(values, dtype="Int64"),
+        pa.array,
+    ):
+        for x in (make([big, None]), {"x": make([big, None])}):
+            with pytest.raises(
+                TypeError, match="must not have missing values, .* fill"
+            ):
+                memfd.share(x)
+        assert memfd.share(make([big, 2])).tolist() == [big, 2]
+    with pytest.raises(TypeError, match=r"dense, not SparseArray: .*x\.to_dense"):
+        memfd.share(pandas.arrays.SparseArray([0, 0, 1]))
+    times = pandas.array(pandas.to_datetime(["2026-01-01", None]))
+    assert np.isnat(memfd.share(times)).tolist() == [False, True]
+    assert np.isnan(memfd.share(pandas.Index([1.5, np.nan]))).tolist() == [False, True]
+
+
 def test_bfloat16_is_refused():
     """A dtype that .npy turns into void is a TypeError."""
     ml_dtypes = pytest.importorskip("ml_dtypes")
