@@ -43,7 +43,6 @@ _LENGTH_AND_ENCODING = {
 }
 
 
-@functools.lru_cache(maxsize=256)
 def header(dtype: np.dtype[Any], shape: tuple[int, ...], fortran_order: bool) -> bytes:
     """Return the bytes that `numpy.save` writes before the data of such an array.
 
@@ -52,6 +51,11 @@ def header(dtype: np.dtype[Any], shape: tuple[int, ...], fortran_order: bool) ->
     TypeError
         .npy cannot give `dtype` back as it was.
     """
+    return _header(_bare(dtype), shape, fortran_order)
+
+
+@functools.lru_cache(maxsize=256)
+def _header(dtype: np.dtype[Any], shape: tuple[int, ...], fortran_order: bool) -> bytes:
     if dtype.hasobject:
         raise TypeError(
             f"dtype {dtype} refers to Python objects, which other processes cannot see"
@@ -140,7 +144,6 @@ def read_header(
     return dtype, shape, fortran_order, offset
 
 
-@functools.lru_cache(maxsize=256)
 def view_text(
     dtype: np.dtype[Any], shape: tuple[int, ...], strides: tuple[int, ...], offset: int
 ) -> bytes:
@@ -151,7 +154,14 @@ def view_text(
     TypeError
         .npy cannot give `dtype` back as it was.
     """
-    header(dtype, (), False)
+    return _view_text(_bare(dtype), shape, strides, offset)
+
+
+@functools.lru_cache(maxsize=256)
+def _view_text(
+    dtype: np.dtype[Any], shape: tuple[int, ...], strides: tuple[int, ...], offset: int
+) -> bytes:
+    _header(dtype, (), False)
     descr = npy.dtype_to_descr(dtype)
     told = {"descr": descr, "shape": shape, "strides": strides, "offset": offset}
     return repr(told).encode()
@@ -255,6 +265,27 @@ def _parse(text: bytes, encoding: str) -> tuple[np.dtype[Any], tuple[int, ...], 
 
 _parse_once = functools.lru_cache(maxsize=256)(_parse)
 _parse_view_once = functools.lru_cache(maxsize=256)(_parse_view)
+
+
+def _bare(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """Return `dtype`, whose metadata must be none or empty, without metadata.
+
+    Before it is looked up anywhere: with other metadata it is equal.
+    """
+    bare: np.dtype[Any] = npy.drop_metadata(dtype)
+    if bare is not dtype and _has_metadata(dtype):
+        raise TypeError(
+            f"dtype {dtype!r} has metadata, which .npy does not keep; "
+            "memfd.share(array, dtype=...) of the same type without it drops it"
+        )
+    return bare
+
+
+def _has_metadata(dtype: np.dtype[Any]) -> bool:
+    parts = [field[0] for field in (dtype.fields or {}).values()]
+    if dtype.subdtype is not None:
+        parts.append(dtype.subdtype[0])
+    return bool(dtype.metadata) or any(map(_has_metadata, parts))
 
 
 def _comes_back(dtype: np.dtype[Any]) -> bool:

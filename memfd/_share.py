@@ -170,7 +170,8 @@ def share(
             or (order == "F" and flags.f_contiguous)
         )
         if ordered and (dtype is None or array.dtype == dtype):
-            return array.view()
+            # Equal, but for metadata.
+            return array.view(array.dtype if dtype is None else np.dtype(dtype), Array)
     source = _source.Source(array, dtype, order)
     header = _npy.header(source.dtype, source.shape, source.fortran)
     memfd = _file.filled(

@@ -56,8 +56,10 @@ class Source:
         elif type(array) is not np.ndarray:
             _check_no_state(array)
             array = array.view(np.ndarray)
-        if dtype is None or array.dtype == dtype:
+        if dtype is None:
             self.dtype = array.dtype
+        elif array.dtype == dtype:  # but for metadata, which are not compared
+            self.dtype = np.dtype(dtype)
         else:
             array, self.dtype = _converted(array, dtype)
         self.shape = array.shape

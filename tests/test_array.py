@@ -6,6 +6,7 @@ import inspect
 import io
 import os
 import pickle
+import socket
 import sys
 
 import pytest
@@ -154,6 +155,35 @@ def test_share_refuses_what_it_would_damage(make, words):
         return
     with pytest.raises(TypeError, match=words):
         memfd.share(make())
+
+
+NOTED = np.dtype("i4", metadata={"unit": "m"})
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    [NOTED, [("a", "u1"), ("b", NOTED)], [("a", NOTED, (2,))], [("a", [("b", NOTED)])]],
+)
+def test_metadata_of_a_dtype_are_not_lost_in_silence(dtype):
+    """They are a TypeError, whatever was shared before; dtype= drops them."""
+    array = np.zeros(3, dtype)
+    plain = np.dtype(np.lib.format.drop_metadata(array.dtype))
+    shared = memfd.share(np.zeros(3, plain))
+
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        for call in (
+            lambda: memfd.share(array),
+            lambda: memfd.share(array.tolist(), dtype=dtype),
+            lambda: memfd.empty_like(array),
+            lambda: memfd.send(ours, shared.view(array.dtype)),
+        ):
+            with pytest.raises(TypeError, match="has metadata, .* drops"):
+                call()
+    for source in (array, shared.view(array.dtype)):
+        assert memfd.share(source, dtype=plain).dtype == plain
+        assert "metadata" not in repr(memfd.share(source, dtype=plain).dtype)
+    assert memfd.share(np.zeros(3, np.dtype("i4", metadata={}))).tolist() == [0, 0, 0]
 
 
 def test_share_refuses_string_dtype():
