@@ -129,11 +129,11 @@ def read_header(
     if begin + length > min(len(start), size):  # guard: header past the end
         raise ValueError(f".npy header of {length} bytes reaches past the end")
     text = start[begin : begin + length]
-    # Who gets one array gets more of its kind.  Not for records, whose dtype the receiver
-    # can change (its names).
-    # guard: records -> parse = _parse_once
-    parse = _parse if b"[" in text else _parse_once
-    dtype, shape, fortran_order = parse(text, encoding)
+    # Who gets one array gets more of its kind.
+    dtype, shape, fortran_order = _parse_once(text, encoding)
+    # But the receiver can change the dtype of records (its names).
+    if dtype.names is not None:  # guard: records
+        dtype, shape, fortran_order = _parse(text, encoding)
     offset = begin + length
     needed = math.prod(shape) * dtype.itemsize
     if needed > size - offset:  # guard: array past the end
@@ -178,9 +178,9 @@ def read_view(
         The text is not valid, or the view reaches out of a file of `size` bytes.
     """
     # As for headers: who gets one view gets more of its kind.
-    # guard: view of records -> parse = _parse_view_once
-    parse = _parse_view if b"[" in text else _parse_view_once
-    dtype, shape, strides, offset = parse(text)
+    dtype, shape, strides, offset = _parse_view_once(text)
+    if dtype.names is not None:  # guard: view of records
+        dtype, shape, strides, offset = _parse_view(text)
     # Not left to NumPy, whose sums overflow.
     reach = [(n - 1) * step for n, step in zip(shape, strides, strict=True)]
     low = offset + sum(step for step in reach if step < 0)

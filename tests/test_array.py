@@ -736,6 +736,32 @@ def test_a_received_dtype_is_nobody_elses():
     assert memfd.attach(f).dtype.names == ("x", "y")
 
 
+@pytest.mark.parametrize(
+    "descr",
+    [
+        "[('x', '<f8'), ('y', '<i4')]",
+        "'<f8,<i4'",
+        "'2<f8,<i4'",
+        "('<f8,<i4', ())",
+        "{('x', '<f8'), ('y', '<i4')}",
+        "{('x', '<f8'): 1, ('y', '<i4'): 2}",
+    ],
+)
+def test_a_dtype_is_nobody_elses_however_it_is_told(descr):
+    """So it is with every text that NumPy takes for records, of arrays and of views."""
+    from memfd import _npy
+
+    f = memfd.from_bytes(npy(fields(descr), data=bytes(64)))
+    view = f"{{'descr': {descr}, 'shape': (1,), 'strides': (99,), 'offset': 0}}"
+    for read in (
+        lambda: memfd.attach(f).dtype,
+        lambda: _npy.read_view(view.encode(), 64)[0],
+    ):
+        dtype = read()
+        before, dtype.names = dtype.names, ("a", "b")
+        assert read().names == before
+
+
 def test_memory_of_an_array_cannot_be_closed():
     """The array holds no export, so closing what it lies in is always refused."""
     array = memfd.share(np.arange(3))
