@@ -202,12 +202,17 @@ def opened(
     if isinstance(x, (str, bytes, os.PathLike)):
         access = os.O_RDWR if mode == "r+" else os.O_RDONLY
         descriptors = _descriptors.opened(x, access)
-    elif hasattr(x, "__index__") and not isinstance(x, bool):
+    # Integers of NumPy are descriptors, too; an array of one is none, and has a length.
+    elif hasattr(x, "__index__") and not hasattr(x, "__len__") and type(x) is not bool:
         descriptors = _descriptors.duplicate(x.__index__())
     else:
+        hint = ""
+        if hasattr(type(x), "memfd"):
+            hint = "; memfd.attach() takes it"
+        elif hasattr(x, "__array__"):
+            hint = "; memfd.share() copies arrays into a memfd"
         raise TypeError(
-            "x must be a Memfd, a descriptor, a path or an Array, "
-            f"not {type(x).__name__}"
+            f"x must be a Memfd, a descriptor or a path, not {type(x).__name__}{hint}"
         )
     return adopt_owned(descriptors, require, max_size, dense, copy=False)
 

@@ -88,5 +88,15 @@ def test_what_is_refused():
     memfd.freeze(array)
     with pytest.raises(ValueError, match="without a memfd"):
         memfd.describe(array)
-    with pytest.raises(TypeError, match="not list"):
+    with pytest.raises(TypeError, match="not list$"):
         memfd.describe([])
+
+
+def test_integers_are_descriptors_and_arrays_of_them_are_not():
+    """Where an array has no memfd the message says so, and no number is tried."""
+    f = memfd.share([7]).memfd
+    fd = np.int64(f.fileno())
+    assert memfd.describe(fd).kind == "array"
+    for array in (np.array(fd), np.array([fd]), np.arange(3)):
+        with pytest.raises(TypeError, match=r"not ndarray; memfd\.share\(\)"):
+            memfd.describe(array)

@@ -460,6 +460,12 @@ def test_attach_and_load_name_each_other():
         memfd.attach(memfd.dump(1))
     with pytest.raises(ValueError, match=r"memfd\.dump\(\)"):
         memfd.load(memfd.share(np.ones(3)).memfd)
+    for x in (memfd.share(1), memfd.share([1]), memfd.share({"x": [1]})):
+        with pytest.raises(TypeError, match=r"path, not Array.*; memfd\.attach\(\)"):
+            memfd.load(x)
+    for x in (np.array(1), np.arange(3)):
+        with pytest.raises(TypeError, match=r"path, not ndarray; memfd\.share\(\)"):
+            memfd.load(x)
 
 
 def test_without_numpy(run):
