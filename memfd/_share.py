@@ -295,15 +295,16 @@ def freeze(
     ValueError
         `array` is not over a memfd, or was mapped copy-on-write.
     BufferError
-        This process maps it writable with something else than arrays.
+        This process maps it writable with something else than arrays and `Mapping`.
     OSError
         ``EBUSY``: another process maps it writable; the message names those that can be
         seen.  Nothing has changed, and what was written meanwhile is kept.
 
     Notes
     -----
-    No thread may write while it is frozen.  A child that was forked while the array was
-    writable is another process that maps it.
+    No thread may write while it is frozen.  A `Mapping` of mode "r+" in this process is
+    treated as older views are: what is written through it later stays private.  A child
+    that was forked while the array was writable is another process that maps it.
 
     Examples
     --------
