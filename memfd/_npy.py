@@ -272,6 +272,8 @@ def _bare(dtype: np.dtype[Any]) -> np.dtype[Any]:
 
     Before it is looked up anywhere: with other metadata it is equal.
     """
+    if dtype.metadata is None and dtype.fields is None and dtype.subdtype is None:
+        return dtype
     bare: np.dtype[Any] = npy.drop_metadata(dtype)
     if bare is not dtype and _has_metadata(dtype):
         raise TypeError(
