@@ -23,6 +23,19 @@ from memfd._core cimport memfd_set_size
 
 from memfd._mapping import HUGE_PAGE_SIZE
 
+cdef extern from *:
+    int __ATOMIC_RELAXED
+    int __atomic_load_n(const int *flag, int order) nogil
+    void __atomic_store_n(int *flag, int value, int order) nogil
+
+cdef extern from "pthread.h" nogil:
+    ctypedef struct pthread_mutex_t:
+        pass
+    int pthread_mutex_init(pthread_mutex_t *mutex, const void *attributes)
+    int pthread_mutex_lock(pthread_mutex_t *mutex)
+    int pthread_mutex_unlock(pthread_mutex_t *mutex)
+    int pthread_mutex_destroy(pthread_mutex_t *mutex)
+
 cdef extern from "sys/mman.h" nogil:
     int MADV_DONTFORK
 
@@ -46,6 +59,10 @@ def check(huge, threads=1, /):
     if size_argument(threads, "threads") == 0:
         raise ValueError("threads must be positive, got 0")
     return huge, threads
+
+
+class _Stopped(Exception):
+    """The filler was closed, or another part of the copy has failed."""
 
 
 cdef class Filler:
@@ -75,11 +92,15 @@ cdef class Filler:
     cdef off_t _first, _ready, _limit  # huge pages: the first, made up to, made until
     cdef off_t _end
     cdef _pages.Costs _costs
-    cdef bint _always, _alone, _stopped
+    cdef bint _always, _alone
+    cdef int _stopped  # atomic
+    cdef pthread_mutex_t _inside  # held by who uses the mapping or the descriptor
 
     def __cinit__(self, fd, start, end, huge="auto", alone=True):
-        cdef off_t begin = size_argument(start, "start")
+        cdef off_t begin
         cdef bint made
+        pthread_mutex_init(&self._inside, NULL)
+        begin = size_argument(start, "start")
         self._fd = PyObject_AsFileDescriptor(fd)
         self._end = size_argument(end, "end")
         self._always = huge == "always"
@@ -101,7 +122,7 @@ cdef class Filler:
             with nogil:
                 made = self._limit > self._first and self._begin_page()
             if not made:
-                self.close()
+                self._unmap()
             elif not _pages.is_slow(&self._costs):
                 munmap(self._at, self._length)
                 self._alone = True
@@ -124,11 +145,19 @@ cdef class Filler:
             or _pages.madvise(self._at, self._length, MADV_DONTFORK) == 0
         ):
             return 0
-        return self.close()
+        self._unmap()
+        return 0
 
-    def __dealloc__(self):
+    cdef void _unmap(self) noexcept nogil:
+        """Let what is written from now on go into ordinary pages."""
         if self._at != NULL:
             munmap(self._at, self._length)
+        self._at = NULL
+        self._limit = self._first
+
+    def __dealloc__(self):
+        self._unmap()
+        pthread_mutex_destroy(&self._inside)
 
     def __enter__(self):
         return self
@@ -136,19 +165,19 @@ cdef class Filler:
     def __exit__(self, *exc_info):
         self.close()
 
-    cpdef int close(self) except -1:
-        """Unmap; what is written from now on goes into ordinary pages."""
-        cdef char *at = self._at
-        self._at = NULL
-        self._limit = self._first
-        if at != NULL:
-            with nogil:
-                munmap(at, self._length)
-        return 0
+    def close(self):
+        """Stop, wait until no thread is inside, and unmap."""
+        self.stop()
+        # The mapping and the descriptor may go after that.  Nothing can end this wait, as
+        # a signal handler that raises, a second Ctrl-C, ends the join of a thread.
+        with nogil:
+            pthread_mutex_lock(&self._inside)
+            self._unmap()
+            pthread_mutex_unlock(&self._inside)
 
     def stop(self):
-        """Let a `write` in another thread end at its next step."""
-        self._stopped = True
+        """Let a `write`, also in another thread, end at its next step and raise."""
+        __atomic_store_n(&self._stopped, True, __ATOMIC_RELAXED)
 
     def write(self, data, offset, begin=0, end=None, /):
         """Copy all bytes of a C-contiguous buffer, or a part of them, to `offset`."""
@@ -166,11 +195,17 @@ cdef class Filler:
 
     cdef int _write(self, const char *data, size_t size, off_t offset) except -1:
         cdef size_t done = 0, piece
-        cdef int answer
-        while done < size and not self._stopped:
+        cdef int answer = 0, stopped
+        while done < size:
             piece = _pages.smaller(_pages.COPY_STEP, size - done)
             with nogil:
-                answer = self._copy(data + done, piece, offset + done)
+                pthread_mutex_lock(&self._inside)
+                stopped = __atomic_load_n(&self._stopped, __ATOMIC_RELAXED)
+                if not stopped:
+                    answer = self._copy(data + done, piece, offset + done)
+                pthread_mutex_unlock(&self._inside)
+            if stopped:
+                raise _Stopped
             if answer == -1:
                 raise_errno(f"writing {size} bytes at {offset}")
             done += piece

@@ -230,6 +230,52 @@ def test_filler_leaves_gaps(data, huge):
         assert same(f.read(), expected)
 
 
+@pytest.mark.parametrize("huge", ["always", "never"])
+def test_close_waits_for_who_is_inside(run, huge):
+    """Once a filler is closed no thread stores into its mapping or uses its descriptor."""
+    run(
+        HELPERS
+        + f"""
+    from memfd import _fill
+    data, outcomes = bytes(256 << 20), []
+
+    def write(filler):
+        try:
+            filler.write(data, 0)
+        except _fill._Stopped:
+            outcomes.append("stopped")
+
+    for _ in range(5):
+        fd = os.memfd_create("f")
+        os.ftruncate(fd, len(data))
+        filler = _fill.Filler(fd, 0, len(data), "{huge}")
+        thread = threading.Thread(target=write, args=[filler])
+        thread.start()
+        while not os.fstat(fd).st_blocks:
+            pass
+        filler.close()
+        os.close(fd)
+        other = os.memfd_create("other")
+        assert other == fd
+        thread.join()
+        assert not os.fstat(other).st_size
+        os.close(other)
+    assert outcomes == ["stopped"] * 5
+        """
+    )
+
+
+def test_a_closed_filler_writes_nothing(f):
+    """A part that comes too late raises, so that who makes it ends, too."""
+    filler = _fill.Filler(f, 0, 10)
+    filler.close()
+    filler.close()
+
+    with pytest.raises(_fill._Stopped):
+        filler.write(b"abcdef", 0)
+    assert f.read(6) == bytes(6)
+
+
 # --- large writes -------------------------------------------------------------------
 
 
@@ -487,6 +533,68 @@ def test_an_interrupt_ends_a_long_copy(run, strace, huge_pages, threads, what):
     )
     out = run(program, wrapper=strace("madvise:delay_exit=20000"))
     assert out == "interrupted\n"
+
+
+def test_interrupts_while_a_copy_ends(run):
+    """A second Ctrl-C while the first one ends the threads hurts no memory, no file."""
+    run(
+        HELPERS
+        + """
+    def handler(*_):
+        global left_over
+        left_over -= 1
+        if left_over >= 0:
+            raise KeyboardInterrupt
+
+    signal.signal(signal.SIGALRM, handler)
+    data = np.full(256 << 20, 7, np.uint8)
+    memfd.share(data, threads=2)
+    for n in range(40):
+        left_over = 2
+        try:
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 0.004 + n % 8 * 0.0005, 0.001)
+                memfd.share(data, threads=2, huge=("auto", "never")[n % 2])
+            except KeyboardInterrupt:
+                signal.pause()
+        except KeyboardInterrupt:
+            pass
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        other = memfd.create("other")
+        while threading.active_count() > 1:
+            pass
+        assert not other.size
+        other.close()
+        """
+    )
+
+
+def test_an_exception_ends_all_parts(run):
+    """Where one part fails the others end, in the midst of a piece."""
+    out = run(
+        """
+        import os, signal, threading
+        from memfd import _fill
+        signal.alarm(30)
+        begun = threading.Event()
+
+        class Piece:
+            def write(self, filler, offset, begin, end):
+                if begin == 0:
+                    begun.wait()
+                    raise FloatingPointError
+                begun.set()
+                while True:
+                    filler.write(b"x", begin)
+
+        fd = os.memfd_create("f")
+        try:
+            _fill.fill_pieces(fd, [(0, 32 << 20, Piece())], 0, 32 << 20, "auto", 2)
+        except FloatingPointError:
+            print("raised")
+        """
+    )
+    assert out == "raised\n"
 
 
 def test_the_source_is_held(run, strace, huge_pages):
