@@ -306,31 +306,64 @@ def _write_pieces(Filler filler, pieces, off_t start, off_t end):
                 filler.write(piece, offset + first, first, last)
 
 
-def _in_threads(fd, pieces, start, end, huge, alone, parts):
-    """Let each thread fill a part of whole huge pages."""
-    from concurrent.futures import ThreadPoolExecutor
+def _fill_parts(list parts):
+    """Fill one part after another until none is left."""
+    while True:
+        try:
+            part = parts.pop()
+        except IndexError:
+            return
+        _write_pieces(*part)
+
+
+def _help(list parts, list fillers, list errors):
+    """Fill parts in a thread; an exception ends those of all other threads, too."""
+    try:
+        _fill_parts(parts)
+    except BaseException as error:
+        errors.append(error)
+        for filler in fillers:
+            filler.stop()
+
+
+def _in_threads(fd, pieces, start, end, huge, alone, count):
+    """Let threads, and this one, fill parts of whole huge pages."""
+    from threading import Thread
 
     page = HUGE_PAGE_SIZE or 1
-    step = (end - start) // parts
-    bounds = [(start + step * i) // page * page for i in range(1, parts)]
+    step = (end - start) // count
+    bounds = [(start + step * i) // page * page for i in range(1, count)]
     bounds = [start, *bounds, end]
     ranges = list(zip(bounds, bounds[1:], strict=False))
     fillers = [Filler(fd, begin, stop, huge, alone) for begin, stop in ranges]
+    parts = [
+        (filler, pieces, begin, stop)
+        for filler, (begin, stop) in zip(fillers, ranges, strict=True)
+    ]
+    threads, errors = [], []
     try:
-        with ThreadPoolExecutor(parts) as pool:
+        for _ in range(count - 1):
+            thread = Thread(target=_help, args=(parts, fillers, errors))
             try:
-                for done in [
-                    pool.submit(_write_pieces, filler, pieces, begin, stop)
-                    for filler, (begin, stop) in zip(fillers, ranges, strict=True)
-                ]:
-                    done.result()
-            except BaseException:
-                for filler in fillers:
-                    filler.stop()
-                raise
+                thread.start()
+            except RuntimeError:
+                break  # a limit, or the end of the program: those there are do it all
+            threads.append(thread)
+        _fill_parts(parts)
+        for thread in threads:
+            thread.join()
+    except BaseException as error:
+        for filler in fillers:
+            filler.stop()
+        for thread in threads:
+            thread.join()
+        if not isinstance(error, _Stopped):
+            raise
     finally:
         for filler in fillers:
             filler.close()
+    if errors:
+        raise errors[0]
 
 
 def fill(fd, data, offset=0, /, *, head=b"", huge="auto", threads=1, alone=True):

@@ -569,10 +569,11 @@ def test_interrupts_while_a_copy_ends(run):
     )
 
 
-def test_an_exception_ends_all_parts(run):
+@pytest.mark.parametrize("fails", ["caller", "thread"])
+def test_an_exception_ends_all_parts(run, fails):
     """Where one part fails the others end, in the midst of a piece."""
     out = run(
-        """
+        f"""
         import os, signal, threading
         from memfd import _fill
         signal.alarm(30)
@@ -580,7 +581,8 @@ def test_an_exception_ends_all_parts(run):
 
         class Piece:
             def write(self, filler, offset, begin, end):
-                if begin == 0:
+                caller = threading.current_thread() is threading.main_thread()
+                if caller == ("{fails}" == "caller"):
                     begun.wait()
                     raise FloatingPointError
                 begun.set()
@@ -591,10 +593,51 @@ def test_an_exception_ends_all_parts(run):
         try:
             _fill.fill_pieces(fd, [(0, 32 << 20, Piece())], 0, 32 << 20, "auto", 2)
         except FloatingPointError:
-            print("raised")
+            print("raised", threading.active_count())
         """
     )
-    assert out == "raised\n"
+    assert out == "raised 1\n"
+
+
+def test_no_thread_can_be_started(run):
+    """Where a limit forbids further threads the caller copies all."""
+    run(
+        HELPERS
+        + """
+    data = np.tile(data, 5)
+    threading.stack_size(1 << 30)
+    with open("/proc/self/statm") as file:
+        used = int(file.read().split()[0]) * 4096
+    limit = used + (512 << 20)
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    try:
+        threading.Thread(target=print).start()
+    except RuntimeError:
+        pass
+    else:
+        raise AssertionError("the limit allows a thread")
+    for source in data, {"x": data[::-1]}:
+        a = memfd.share(source, threads=2)
+        if isinstance(source, dict):
+            source, a = source["x"], a["x"]
+        assert (a == source).all()
+        """
+    )
+
+
+def test_a_copy_after_the_main_thread(run):
+    """A thread that outlives the main one can still ask for threads."""
+    out = run(
+        HELPERS
+        + """
+    data = np.tile(data, 5)
+    def share():
+        threading.main_thread().join()
+        print((memfd.share(data, threads=2) == data).all())
+    threading.Thread(target=share).start()
+        """
+    )
+    assert out == "True\n"
 
 
 def test_the_source_is_held(run, strace, huge_pages):
