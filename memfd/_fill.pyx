@@ -12,6 +12,8 @@ and readers take one instead of 512.
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.object cimport PyObject_AsFileDescriptor
+from libc cimport errno
+from libc.stdint cimport INT64_MAX
 from libc.string cimport memcpy
 from posix.mman cimport MAP_PRIVATE, MAP_SHARED, PROT_READ, PROT_WRITE, munmap
 from posix.types cimport off_t
@@ -105,7 +107,9 @@ cdef class Filler:
         self._end = size_argument(end, "end")
         self._always = huge == "always"
         self._alone = alone
-        self._huge = 0 if huge == "never" else HUGE_PAGE_SIZE
+        # The last huge page below 2**63 would end where no offset is.
+        if huge != "never" and self._end <= INT64_MAX - <off_t>HUGE_PAGE_SIZE:
+            self._huge = HUGE_PAGE_SIZE
         if self._huge:
             self._first = (begin + self._huge - 1) & ~(self._huge - 1)
             self._limit = _pages.huge_end(begin, self._end, self._huge, self._always)
@@ -380,6 +384,9 @@ def fill(fd, data, offset=0, /, *, head=b"", huge="auto", threads=1, alone=True)
     try:
         PyObject_GetBuffer(head, &first, PyBUF_SIMPLE)
         try:
+            if first.len + view.len > INT64_MAX - start:
+                errno.errno = errno.EFBIG
+                raise_errno(f"writing {first.len + view.len} bytes at {start}")
             end = start + first.len + view.len
             parts = _pages.smaller(parts, <size_t>(end - start) // _LEAST_PART)
             if end - start < _SMALL and huge != "always":

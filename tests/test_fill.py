@@ -1,6 +1,7 @@
 """Copying in: the same bytes by every way, and nothing left when something fails."""
 
 import ctypes
+import errno
 import fcntl
 import mmap
 import os
@@ -313,6 +314,28 @@ def test_a_large_write_is_refused_as_a_small_one(data):
         f.write(piece)
         f.seek(0)
         assert same(f.read(), b"first" + piece)
+
+
+@pytest.mark.parametrize("huge", ["auto", "always", "never"])
+def test_written_up_to_the_last_offset(data, huge):
+    """The last byte that a file can have can be written, and none after it: EFBIG."""
+    for size in (3 * HUGE, HUGE, HUGE - 1):
+        piece, start = data[:size], 2**63 - 1 - size
+        with memfd.create() as f:
+            _fill.fill(f, piece, start, huge=huge, alone=False)
+            assert f.size == start + size
+            assert same(os.pread(f.fileno(), size, start), piece)
+            assert f.info().resident < size + 2 * HUGE
+
+            for further in (start + 1, 2**63 - 1):
+                with pytest.raises(OSError, match="writing") as caught:
+                    _fill.fill(f, piece, further, huge=huge, alone=False)
+                assert caught.value.errno == errno.EFBIG
+            f.seek(further)
+            with pytest.raises(OSError, match="writing"):
+                f.write(data[: 3 * HUGE])
+            assert f.tell() == further
+            assert f.size == start + size
 
 
 def test_shrunk_while_it_is_written(run):
