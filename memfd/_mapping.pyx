@@ -5,6 +5,7 @@
 """Memory: a region of a memfd in this process."""
 
 import io
+import os
 import _weakref
 
 cimport cython
@@ -113,6 +114,29 @@ def live(device, inode, /):
 
 
 # --- the C side ----------------------------------------------------------------------
+
+# Held by who lays something over an open mapping: `Mapping.close` and `while_private`.  Who
+# holds it or waits for it has no GIL, and runs no signal handler.
+cdef extern from * nogil:
+    """
+    #include <pthread.h>
+    static pthread_mutex_t memfd_replacing = PTHREAD_MUTEX_INITIALIZER;
+    """
+    ctypedef struct pthread_mutex_t:
+        pass
+    pthread_mutex_t replacing "memfd_replacing"
+    int pthread_mutex_init(pthread_mutex_t *mutex, const void *attributes)
+    int pthread_mutex_lock(pthread_mutex_t *mutex)
+    int pthread_mutex_unlock(pthread_mutex_t *mutex)
+
+
+def _after_fork():
+    # Who held it in the parent is no thread of this process.
+    pthread_mutex_init(&replacing, NULL)
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
 
 cdef int _replace(
     char *at, size_t length, int prot, int flags, int fd, off_t offset
@@ -390,6 +414,7 @@ cdef class Mapping:
     cdef Py_ssize_t _exports
     cdef int _mode
     cdef bint _closed
+    cdef bint _is_gone  # closed, and the memory given back
 
     def __cinit__(self, file, mode="r", offset=0, size=None):
         cdef struct_stat status
@@ -555,10 +580,13 @@ cdef class Mapping:
             # Before the GIL goes, so that no export can begin meanwhile.
             self._closed = True
         with nogil:
+            pthread_mutex_lock(&replacing)
             answer = _replace(
                 self._address, self._length, PROT_READ | PROT_WRITE,
                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0,
             )
+            self._is_gone = answer == 0
+            pthread_mutex_unlock(&replacing)
         if answer == -1:
             self._closed = False
             raise_errno("the mapping is still open")
@@ -616,28 +644,65 @@ cdef class Mapping:
         ) == -1:
             raise_errno(f"reading at {offset}")
 
-    def _make_private(self, fd, /):
+    cdef int _make_private(self, int fd) noexcept nogil:
         """Lay private pages over a shared mapping: it goes on, alone, as mode "c"."""
-        cdef int descriptor = fd, answer
-        with nogil:
+        cdef int answer = 0
+        pthread_mutex_lock(&replacing)
+        if self._mode == 1 and not self._is_gone:
             answer = _replace(
                 self._address, self._length, PROT_READ | PROT_WRITE,
-                MAP_PRIVATE | MAP_NORESERVE, descriptor, self._offset,
+                MAP_PRIVATE | MAP_NORESERVE, fd, self._offset,
             )
-        if answer == -1:
-            raise_errno("the mapping is still shared")
-        self._mode = 2
+            if answer == 0:
+                self._mode = 2
+        pthread_mutex_unlock(&replacing)
+        return answer
 
-    def _make_shared(self, fd, /):
+    cdef int _make_shared(self, int fd) noexcept nogil:
         """Undo `_make_private`; what was written meanwhile goes into the file."""
-        cdef int descriptor = fd, answer
-        with nogil:
-            answer = _put_back(descriptor, self._address, self._size, self._offset)
+        cdef int answer = 0
+        pthread_mutex_lock(&replacing)
+        if self._mode == 2 and not self._is_gone:
+            answer = _put_back(fd, self._address, self._size, self._offset)
             if answer == 0:
                 answer = _replace(
                     self._address, self._length, PROT_READ | PROT_WRITE,
-                    MAP_SHARED, descriptor, self._offset,
+                    MAP_SHARED, fd, self._offset,
                 )
-        if answer == -1:
+            if answer == 0:
+                self._mode = 1
+        pthread_mutex_unlock(&replacing)
+        return answer
+
+
+def while_private(list mappings, int fd, seal, /):
+    """Call ``seal()`` while all shared mappings of a memfd are private.
+
+    If the memfd is sealed against writing then, they stay so and lose their `memfd`, also
+    where an exception is raised.  Else they are shared again, and what was written to them
+    meanwhile is in the file.
+    """
+    cdef Mapping mapping
+    cdef int answer, seals, error = 0
+    # But for `seal` this is compiled, so that signal handlers can raise wherever they want:
+    # none comes between a step and what has to follow it.
+    try:
+        for mapping in mappings:
+            with nogil:
+                answer = mapping._make_private(fd)
+            if answer == -1:
+                raise_errno("the mapping is still shared")
+        seal()
+    finally:
+        seals = memfd_get_seals(fd)
+        for mapping in mappings:
+            if seals == -1 or not seals & _linux.F_SEAL_WRITE:
+                with nogil:
+                    answer = mapping._make_shared(fd)
+                if answer == -1:
+                    error = errno.errno
+            if mapping._mode == 2 and hasattr(mapping, "memfd"):
+                mapping.memfd = None
+        if error:
+            errno.errno = error
             raise_errno("the mapping stays private")
-        self._mode = 1

@@ -351,19 +351,7 @@ def _seal_under(memfd: Memfd) -> None:
         for mapping in _mapping.live(status.st_dev, status.st_ino)
         if isinstance(mapping, _mapping.Mapping) and mapping.mode == "r+"
     ]
-    private = []
-    try:
-        for mapping in shared:
-            mapping._make_private(memfd.fileno())
-            private.append(mapping)
-        memfd.seal(_SEALED)
-    except BaseException:
-        for mapping in private:
-            mapping._make_shared(memfd.fileno())
-        raise
-    for mapping in private:
-        if type(mapping) is Memory:
-            mapping.memfd = None
+    _mapping.while_private(shared, memfd.fileno(), lambda: memfd.seal(_SEALED))
 
 
 def locate(item: npt.NDArray[Any] | ArrayDict) -> tuple[Memfd, bytes | None]:

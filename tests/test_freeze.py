@@ -9,7 +9,7 @@ import sys
 import pytest
 
 import memfd
-from memfd import Mapping, Seal
+from memfd import Mapping, Seal, _mapping
 
 np = pytest.importorskip("numpy")
 
@@ -194,12 +194,17 @@ def test_what_is_written_meanwhile_is_put_back(pages):
     page = os.sysconf("SC_PAGE_SIZE")
     with memfd.create(size=pages * page - 100) as f, Mapping(f, "r+") as m:
         with memoryview(m) as view:
+
+            def seal():
+                view[-1] = 2
+                view[len(view) // 2] = 3
+                os.pwrite(f.fileno(), b"\4", 50)
+                assert (os.pread(f.fileno(), 1, 0), m.mode) == (b"\1", "c")
+                raise FloatingPointError
+
             view[0] = 1
-            m._make_private(f.fileno())
-            view[-1] = 2
-            view[len(view) // 2] = 3
-            os.pwrite(f.fileno(), b"\4", 50)
-            m._make_shared(f.fileno())
+            with pytest.raises(FloatingPointError):
+                _mapping.while_private([m], f.fileno(), seal)
             view[1] = 5
 
         content = os.pread(f.fileno(), pages * page, 0)
@@ -217,13 +222,14 @@ def test_put_back_without_proc(run, strace):
         """
         import os
         import memfd
+        from memfd import _mapping
         f = memfd.create(size=100_000)
         m = memfd.Mapping(f, "r+")
         view = memoryview(m)
         view[0] = 1
-        m._make_private(f.fileno())
-        view[50_000] = 2
-        m._make_shared(f.fileno())
+        def write():
+            view[50_000] = 2
+        _mapping.while_private([m], f.fileno(), write)
         assert os.pread(f.fileno(), 1, 50_000) == b"\\2"
         """,
         wrapper=[*strace("openat:error=EACCES"), "-P", "/proc/self/pagemap"],
@@ -252,6 +258,71 @@ def test_failed_steps_of_freeze_lose_nothing(run, strace):
             """,
             wrapper=strace(fault),
         )
+
+
+def test_an_interrupt_at_any_step(run):
+    """Wherever a signal handler raises, the array is frozen or as before."""
+    run(
+        """
+        import errno, os, sys
+        import memfd
+        from memfd import Seal
+
+        class Interrupt(BaseException):
+            pass
+
+        def profile(frame, event, argument):
+            # A handler runs before or after a call; but no with block is left without
+            # its end.
+            global left_over
+            if (
+                frame.f_code.co_filename.endswith(("_share.py", "_file.py"))
+                and getattr(argument, "__name__", "") != "__exit__"
+            ):
+                left_over -= 1
+                if left_over == 0:
+                    raise Interrupt
+
+        def state(a, other, f):
+            # What the array shows is what others get, or it has no memfd.
+            a[0] = 5
+            if a.memfd is None:
+                assert (a.base.mode, f.seals & 15) == ("c", Seal.IMMUTABLE | Seal.SEAL)
+                assert other[0] == 7
+                return "frozen"
+            assert a.memfd is f
+            assert (a.base.mode, f.seals & 15) == ("r+", Seal.SHRINK | Seal.GROW)
+            assert other[0] == 5
+            return "as before"
+
+        states = []
+        memfd.freeze(memfd.zeros(3))
+        for blocked in False, True:
+            for n in range(1, 10_000):
+                a = memfd.zeros(3)
+                a[0] = 7
+                f, other = a.memfd, memfd.attach(a)
+                blocker = f.mmap("r+") if blocked else None
+                left_over = n
+                try:
+                    sys.setprofile(profile)
+                    memfd.freeze(a)
+                except Interrupt:
+                    pass
+                except BufferError:
+                    assert blocked
+                    break
+                finally:
+                    sys.setprofile(None)
+                if left_over > 0:
+                    break
+                a.flags.writeable = True
+                states.append(state(a, other, f))
+                assert not blocked or states[-1] == "as before"
+            assert n > 20
+        assert set(states) == {"frozen", "as before"}
+        """
+    )
 
 
 def test_another_thread_that_forks_all_the_time(run):

@@ -310,6 +310,71 @@ def test_threads_may_close_and_export(f):
     assert outcomes == ["closed"] * 60
 
 
+def test_closed_while_it_is_private(f):
+    """What is closed in the midst of a freeze that fails does not come back."""
+    m, other = Mapping(f, "r+"), Mapping(f, "r+")
+
+    def seal():
+        m.close()
+        raise FloatingPointError
+
+    with pytest.raises(FloatingPointError):
+        _mapping.while_private([m, other], f.fileno(), seal)
+
+    assert (m.closed, other.mode) == (True, "r+")
+    with open("/proc/self/maps") as maps:
+        (line,) = (line for line in maps if line.startswith(f"{m.address:x}-"))
+    assert "memfd:" not in line
+    other.close()
+    assert f.seal() & Seal.WRITE
+
+
+def test_threads_may_close_and_freeze(f):
+    """Closing while a freeze fails leaves nothing that maps the file."""
+
+    def fail():
+        raise FloatingPointError
+
+    for _ in range(300):
+        m = Mapping(f, "r+")
+        thread = threading.Thread(target=m.close)
+        thread.start()
+        with pytest.raises(FloatingPointError):
+            _mapping.while_private([m], f.fileno(), fail)
+        thread.join()
+        with open("/proc/self/maps") as maps:
+            assert "/memfd:f" not in maps.read()
+
+
+def test_a_fork_while_another_thread_closes(run, strace):
+    """A child forked while a mapping is closed can close its own ones."""
+    out = run(
+        """
+        import os, signal, threading
+        import memfd
+        f = memfd.create(size=8192)
+        one, other = memfd.Mapping(f), memfd.Mapping(f)
+
+        def fork():
+            while not one.closed:
+                pass
+            pid = os.fork()
+            if pid == 0:
+                signal.alarm(30)
+                other.close()
+                os._exit(0)
+            print(os.waitpid(pid, 0)[1])
+
+        thread = threading.Thread(target=fork)
+        thread.start()
+        one.close()
+        thread.join()
+        """,
+        wrapper=strace("mremap:delay_enter=500000"),
+    )
+    assert out == "0\n"
+
+
 def test_stdlib_mmap(f):
     """f.mmap returns mmap.mmap in each mode; r blocks no seal."""
     with f.mmap("r+") as shared:
