@@ -12,7 +12,7 @@ import io
 import os
 
 cimport cython
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AsString, PyBytes_FromStringAndSize, PyBytes_Size
 from cpython.object cimport PyObject_AsFileDescriptor
 from libc cimport errno
 from libc.stdint cimport int32_t, int64_t, uint64_t
@@ -119,9 +119,9 @@ cdef class Desk:
         if fstat(self._ends[1], &status) == -1:
             raise_errno("")
         memset(&self._form, 0, sizeof(Slip))
-        memcpy(self._form.boot, PyBytes_AS_STRING(_boot), 16)
+        memcpy(self._form.boot, PyBytes_AsString(_boot), 16)
         # Nobody who got the process id or a descriptor of ours later has such numbers.
-        memcpy(&self._form.number, PyBytes_AS_STRING(start), 8)
+        memcpy(&self._form.number, PyBytes_AsString(start), 8)
         self._form.pipe_device = status.st_dev
         self._form.pipe_inode = status.st_ino
         self._form.pid = getpid()
@@ -178,13 +178,13 @@ cdef class Desk:
 
 cdef bint _read(bytes slip, Slip *into):
     """Read a slip; tell whether it was written on this machine."""
-    if PyBytes_GET_SIZE(slip) != sizeof(Slip):  # guard: size of a slip
+    if PyBytes_Size(slip) != sizeof(Slip):  # guard: size of a slip
         return False
-    memcpy(into, PyBytes_AS_STRING(slip), sizeof(Slip))
+    memcpy(into, PyBytes_AsString(slip), sizeof(Slip))
     if _boot == bytes(16):
         return False
     # guard: another machine -> return True
-    return memcmp(into.boot, PyBytes_AS_STRING(_boot), 16) == 0
+    return memcmp(into.boot, PyBytes_AsString(_boot), 16) == 0
 
 
 cdef bint _is_of(const Slip *slip, const struct_stat *status) noexcept nogil:

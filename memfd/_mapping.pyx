@@ -138,6 +138,23 @@ def _after_fork():
 os.register_at_fork(after_in_child=_after_fork)
 
 
+cdef char *_place_sealed(int fd, size_t length, off_t offset) noexcept nogil:
+    """Map pages of the hugetlb pool for reading, if all are there and stay so, or NULL.
+
+    Nothing is reserved then: it takes no other pages of the pool.
+    """
+    cdef int seals = memfd_get_seals(fd)
+    cdef char *at
+    if seals == -1 or seals & _STAYS != _STAYS:
+        return NULL
+    at = _pages.place(fd, length, PROT_READ, MAP_PRIVATE | MAP_NORESERVE, offset, 0)
+    # To touch a page that is not there would be a SIGBUS, and the number of blocks can lie.
+    if at != NULL and _pages.madvise(at, length, _linux.MADV_POPULATE_READ) == -1:
+        munmap(at, length)
+        at = NULL
+    return at
+
+
 cdef int _replace(
     char *at, size_t length, int prot, int flags, int fd, off_t offset
 ) noexcept nogil:
@@ -419,7 +436,7 @@ cdef class Mapping:
     def __cinit__(self, file, mode="r", offset=0, size=None):
         cdef struct_stat status
         cdef int fd = PyObject_AsFileDescriptor(file)
-        cdef int prot, flags, seals
+        cdef int prot, flags
         cdef off_t length
         cdef size_t page = sysconf(_SC_PAGESIZE), huge = 0
         cdef bint hugetlb = False
@@ -461,16 +478,13 @@ cdef class Mapping:
             flags = MAP_PRIVATE
             if self._mode == 0:
                 prot = PROT_READ
-                seals = memfd_get_seals(fd)
-                # What is there and stays so needs no other pages of the pool.
-                if (
-                    seals != -1
-                    and seals & _STAYS == _STAYS
-                    and status.st_blocks * 512 >= status.st_size
-                ):
-                    flags |= MAP_NORESERVE
         with nogil:
-            self._address = _pages.place(fd, self._length, prot, flags, self._offset, huge)
+            if hugetlb and self._mode == 0 and status.st_blocks * 512 >= status.st_size:
+                self._address = _place_sealed(fd, self._length, self._offset)
+            if self._address == NULL:
+                self._address = _pages.place(
+                    fd, self._length, prot, flags, self._offset, huge
+                )
             if self._address == NULL and self._mode == 0:
                 # Strict overcommit counts pages that could be written.
                 self._address = _pages.place(

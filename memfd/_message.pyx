@@ -9,7 +9,7 @@ as the calls of Python's sockets wait by themselves.
 
 import _socket
 
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.bytes cimport PyBytes_AsString, PyBytes_FromStringAndSize
 from libc cimport errno
 from libc.string cimport memcpy, memset
 from posix cimport unistd
@@ -114,7 +114,7 @@ def send(fd, data, right, /):
     cdef iovec place
     cdef cmsghdr *header
     cdef ssize_t sent
-    place.iov_base = PyBytes_AS_STRING(kept)
+    place.iov_base = PyBytes_AsString(kept)
     place.iov_len = len(kept)
     memset(&message, 0, sizeof(message))
     message.msg_iov = &place
@@ -168,7 +168,7 @@ def receive(fd, size, /):
     cdef int flags
     cdef size_t count, i
     cdef ssize_t got
-    place.iov_base = PyBytes_AS_STRING(data)
+    place.iov_base = PyBytes_AsString(data)
     place.iov_len = room
     memset(&message, 0, sizeof(message))
     message.msg_iov = &place
@@ -202,5 +202,5 @@ def receive(fd, size, /):
         errno.errno = errno.EMFILE
         raise_errno("descriptors that were sent did not fit into this process")
     # A slice of `data` would be made through a slice object.
-    data = PyBytes_FromStringAndSize(PyBytes_AS_STRING(data), got)
+    data = PyBytes_FromStringAndSize(PyBytes_AsString(data), got)
     return data, owned if owned._count else None, message.msg_flags & MSG_TRUNC != 0

@@ -417,6 +417,31 @@ def test_hugetlb_mapping():
             assert memoryview(one)[-1] == memoryview(other)[-1] == 1
 
 
+@pytest.mark.usefixtures("huge_page")
+def test_a_hugetlb_file_with_forged_blocks(run):
+    """Pages past the end do not stand for those that are missing: no signal, but ENOMEM."""
+    run("""
+        import ctypes, os
+        import memfd
+        page = 2 << 20
+        f = memfd.create(size=page, hugetlb=page)
+        keep_size = 1
+        libc = ctypes.CDLL(None, use_errno=True)
+        beyond = ctypes.c_long(page)
+        while libc.fallocate(f.fileno(), keep_size, beyond, beyond) == 0:
+            beyond.value += page  # until the pool is empty
+        if not os.fstat(f.fileno()).st_blocks:
+            raise SystemExit(0)
+        f.seal()
+        try:
+            memoryview(memfd.Mapping(f))[0]
+        except OSError as error:
+            assert "mapping" in str(error)
+        else:
+            raise SystemExit("there was a page")
+    """)
+
+
 def test_an_empty_pool_is_no_memory():
     """Mapping a hugetlb memfd writable needs pages of the pool at once: ENOMEM."""
     try:
