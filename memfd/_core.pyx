@@ -115,9 +115,13 @@ def check_size(value, /, argument="size"):
     return size_argument(value, argument)
 
 
-def check_flags(value, argument, /):
-    """Return `value` as an int that fits an unsigned int, or raise naming `argument`."""
-    return flags_argument(value, argument)
+def check_requirements(require, max_size, /):
+    """Return both as an int or None, or raise what is wrong with one."""
+    if require is not None:
+        require = flags_argument(require, "require")
+    if max_size is not None:
+        max_size = size_argument(max_size, "max_size")
+    return require, max_size
 
 
 cdef bytes _encoded(object name):
@@ -579,18 +583,21 @@ def has_holes(fd, size, is_sealed, /):
     return None if answer == -1 else answer == 1
 
 
-def glance(fd, seals, require, max_size, /):
+def glance(fd, require, max_size, /):
     """Return the answer of `_foreign.check`, or None if there may be something wrong.
 
-    All its checks at once; which one fails is not said.  The seals were looked at before.
+    All its checks at once, in its order; which one fails is not said.
     """
-    cdef int descriptor = fd, present = seals, access, holes
+    cdef int descriptor = fd, present, access, holes
+    cdef unsigned int wanted
     cdef struct_stat status
     cdef bint large, executable, may_lie, is_sealed
     if require is None:
         return None
+    wanted = require
+    present = memfd_get_seals(descriptor)
     access = fcntl(descriptor, F_GETFL)
-    if access == -1 or fstat(descriptor, &status) == -1:
+    if present == -1 or access == -1 or fstat(descriptor, &status) == -1:
         return None
     access &= O_ACCMODE
     if access not in (O_RDONLY, O_RDWR):  # guard: write-only at a glance
@@ -601,7 +608,7 @@ def glance(fd, seals, require, max_size, /):
     large = status.st_blksize > _SMALLEST_PAGE
     if large and _is_hugetlb(descriptor):  # guard: hugetlb at a glance
         return None
-    if require & ~seals:  # guard: missing seals at a glance
+    if wanted & ~<unsigned int>present:  # guard: missing seals at a glance
         return None
     executable = status.st_mode & 0o111
     # A forged F_SEAL_WRITE comes with F_SEAL_FUTURE_WRITE.

@@ -195,7 +195,7 @@ def opened(
     dense: bool,
 ) -> Memfd:
     """Return a Memfd that was given, or a new one for a descriptor or a path, checked."""
-    require, max_size = _foreign.requirements(require, max_size)
+    require, max_size = _core.check_requirements(require, max_size)
     if isinstance(x, Memfd):
         _foreign.check_seals(x, require)  # guard: opened Memfd
         return x
@@ -370,7 +370,7 @@ class Memfd(io.FileIO):
         memfd.SealError: fd ... lacks seals SHRINK|GROW|WRITE (it has ...)
         """
         fd = _core.check_size(fd, "fd")
-        require, max_size = _foreign.requirements(require, max_size)
+        require, max_size = _core.check_requirements(require, max_size)
         size, _, must_copy = _foreign.check(fd, require, max_size, dense, copy, hugetlb)
         if must_copy:
             f = _copy(fd, size)

@@ -11,23 +11,11 @@ from memfd import _core
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from typing import SupportsIndex
 
     from memfd._file import Memfd
     from memfd._seal import SealError
 
 _EXECUTABLE = 0o111
-
-
-def requirements(
-    require: SupportsIndex | None, max_size: SupportsIndex | None
-) -> tuple[int | None, int | None]:
-    """Return the numbers that `check` takes, or raise what is wrong with them."""
-    if require is not None:
-        require = _core.check_flags(require, "require")
-    if max_size is not None:
-        max_size = _core.check_size(max_size, "max_size")
-    return require, max_size
 
 
 def check(
@@ -43,6 +31,10 @@ def check(
     Return its size, whether it is open for writing, too, and whether it has to be copied
     for want of seals.
     """
+    # What follows this says what is wrong, and is as slow as it likes.
+    usual = _core.glance(fd, require, max_size)
+    if usual is not None:
+        return usual
     try:
         seals = _core.seal_bits(fd)
     except OSError as error:
@@ -50,10 +42,6 @@ def check(
             raise
         # guard: no memfd -> seals = 0
         raise ValueError(f"fd {fd} is not a memfd") from None
-    # What follows says what is wrong, and is as slow as it likes.
-    usual = _core.glance(fd, seals, require, max_size)
-    if usual is not None:
-        return usual
     # After the seals: a size seen before could still change.
     # guard: order -> facts, seals = _core.look_at(fd), _core.seal_bits(fd)
     facts = _core.look_at(fd)

@@ -17,7 +17,7 @@ import socket
 import struct
 import time
 
-from memfd import _core, _file, _foreign, _mapping, _message
+from memfd import _core, _file, _mapping, _message
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -168,7 +168,7 @@ def recv(
     >>> here.close(), there.close()
     (None, None)
     """
-    require, max_size = _foreign.requirements(require, max_size)
+    require, max_size = _core.check_requirements(require, max_size)
     descriptors, _ = _received(sock)
     return _file.adopt_owned(descriptors, require, max_size, dense, copy, hugetlb)
 
@@ -224,7 +224,7 @@ def recv_array(
     (None, None)
     """
     _mapping.check_mode(mode)
-    require, max_size = _foreign.requirements(require, max_size)
+    require, max_size = _core.check_requirements(require, max_size)
     descriptors, view = _received(sock)
     memfd = _file.adopt_owned(descriptors, require, max_size, dense, copy)
     return open_array(memfd, view, mode)

@@ -10,7 +10,7 @@ import asyncio
 import os
 import select
 
-from memfd import _core, _file, _foreign, _mapping, _socket
+from memfd import _core, _file, _mapping, _socket
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ async def recv(
     ...
     TimeoutError
     """
-    require, max_size = _foreign.requirements(require, max_size)
+    require, max_size = _core.check_requirements(require, max_size)
     descriptors, _ = await _received(sock)
     return _file.adopt_owned(descriptors, require, max_size, dense, copy, hugetlb)
 
@@ -186,7 +186,7 @@ async def recv_array(
     [0, 3, 6, 9]
     """
     _mapping.check_mode(mode)
-    require, max_size = _foreign.requirements(require, max_size)
+    require, max_size = _core.check_requirements(require, max_size)
     descriptors, view = await _received(sock)
     memfd = _file.adopt_owned(descriptors, require, max_size, dense, copy)
     return _socket.open_array(memfd, view, mode)
