@@ -182,27 +182,29 @@ def get_include() -> str:
 if not TYPE_CHECKING:  # else every misspelt name would pass
 
     def __getattr__(name: str) -> object:
+        if name != "aio" and name not in _HOMES and name not in _NUMPY_HOMES:
+            raise AttributeError(f"module 'memfd' has no attribute {name!r}")
+        with _reduction.loading:
+            found = globals()[name] = _load(name)
+        return found
+
+    def _load(name: str) -> object:
         from importlib import import_module
 
         if name == "aio":
-            found = import_module("memfd.aio")
-        elif name in _HOMES:
-            found = getattr(import_module(f"memfd.{_HOMES[name]}"), name)
-        elif name in _NUMPY_HOMES:
-            try:
-                _reduction.load_arrays()
-            except ModuleNotFoundError as error:
-                if error.name != "numpy":
-                    raise
-                raise ImportError(
-                    f"memfd.{name} needs NumPy: pip install 'memfd[numpy]'",
-                    name="numpy",
-                ) from None
-            found = getattr(import_module(f"memfd.{_NUMPY_HOMES[name]}"), name)
-        else:
-            raise AttributeError(f"module 'memfd' has no attribute {name!r}")
-        globals()[name] = found
-        return found
+            return import_module("memfd.aio")
+        if name in _HOMES:
+            return getattr(import_module(f"memfd.{_HOMES[name]}"), name)
+        try:
+            _reduction.load_arrays()
+        except ModuleNotFoundError as error:
+            if error.name != "numpy":
+                raise
+            raise ImportError(
+                f"memfd.{name} needs NumPy: pip install 'memfd[numpy]'",
+                name="numpy",
+            ) from None
+        return getattr(import_module(f"memfd.{_NUMPY_HOMES[name]}"), name)
 
 
 def __dir__() -> list[str]:

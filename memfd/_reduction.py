@@ -6,6 +6,8 @@ the modules of these are imported, before or after.
 
 from __future__ import annotations
 
+import _thread
+import os
 import sys
 
 from memfd import _file, _loan, _mapping
@@ -36,6 +38,16 @@ _PICKLERS = {
 
 _reducers: dict[type, Callable[[Any], _Reduced]] = {}
 
+# Held while a module of ours is loaded that was not needed before, and while somebody
+# forks: a child with half a module would wait for ever for the thread that loads it, which
+# stayed in the parent.  Re-entrant, as a signal handler may load something, too.
+loading = _thread.RLock()
+os.register_at_fork(
+    before=loading.acquire,
+    after_in_parent=loading.release,
+    after_in_child=loading.release,
+)
+
 # Modules that are loaded when they are needed.
 _arrays: Any = None
 _handover: Any = None
@@ -53,21 +65,23 @@ def load_arrays() -> Any:
     """Import the module of the arrays, which needs NumPy, and register its types."""
     global _arrays
     if _arrays is None:
-        from memfd import _array, _arraydict
+        with loading:
+            from memfd import _array, _arraydict
 
-        register(_array.Array, _reduce_array)
-        register(_array.Memory, _reduce_memory)
-        register(_arraydict.ArrayDict, _reduce_arraydict)
-        _arrays = _array
+            register(_array.Array, _reduce_array)
+            register(_array.Memory, _reduce_memory)
+            register(_arraydict.ArrayDict, _reduce_arraydict)
+            _arrays = _array
     return _arrays
 
 
 def _load_handover() -> Any:
     global _handover
     if _handover is None:
-        from memfd import _handover as module
+        with loading:
+            from memfd import _handover as module
 
-        _handover = module
+            _handover = module
     return _handover
 
 

@@ -213,3 +213,33 @@ def test_hook_leaves_other_imports_alone():
 
     assert _reduction._Hook.find_spec("multiprocessing") is None
     assert memfd.Memfd in _reduction._reducers
+
+
+@pytest.mark.parametrize("name", ["pending", "share"])
+def test_a_fork_waits_for_imports(run, name):
+    """A child that is forked while a thread loads a module of ours can load it, too."""
+    run(f"""
+        import os, signal, sys, threading
+        import memfd
+        begun, go_on = threading.Event(), threading.Event()
+
+        class Slow:
+            @staticmethod
+            def find_spec(module, path=None, target=None):
+                if module in ("memfd._handover", "memfd._share"):
+                    begun.set()
+                    go_on.wait()
+
+        sys.meta_path.insert(0, Slow)
+        os.register_at_fork(before=go_on.set)
+        thread = threading.Thread(target=lambda: memfd.{name})
+        thread.start()
+        begun.wait()
+        pid = os.fork()
+        if pid == 0:
+            signal.alarm(10)
+            memfd.{name}
+            os._exit(0)
+        thread.join()
+        assert os.waitpid(pid, 0)[1] == 0
+    """)
