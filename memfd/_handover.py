@@ -1,7 +1,8 @@
 """Handing over: memfds that were sent through multiprocessing and wait to be fetched.
 
 Every message carries a slip, with which a process of the same user fetches the memfd
-through /proc, and a ticket of multiprocessing's own resource sharer for all others.
+through /proc, and a ticket of a resource sharer, as multiprocessing has one, for all
+others.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ import os
 import resource
 import select
 import signal
+import socket
+import struct
 import threading
 import time
 from multiprocessing import context, process, reduction, resource_sharer, util
@@ -33,8 +36,7 @@ _MAX_AGE = 600.0  # seconds after which a message may be given up
 _LINGER = 10.0  # seconds that a child waits at its end for its messages to be read
 _PAUSE = 0.02  # seconds between two looks at the pipe, where nothing is sent meanwhile
 _MANY = 64  # messages that may wait in any case
-
-_sharer: Any = resource_sharer._resource_sharer  # type: ignore[attr-defined]
+_PATIENCE = 5  # seconds that who comes with a ticket may take
 
 # The number of each slip that was not given back, oldest first: what is kept for it, since
 # when, and the key of its ticket.
@@ -79,7 +81,13 @@ def take(slip: bytes | None, ticket: Any, name: str) -> Memfd:
         # The message is lost, the memory need not be.
         _loan.give_back(slip)  # guard: given back by who fails
         raise
-    return _adopted(_redeemed(ticket, name), name)
+    fd = _redeemed(ticket, name)
+    if not _loan.is_numbered(slip, fd):  # guard: ticket for another file
+        os.close(fd)
+        raise ConnectionError(
+            f"memfd {name!r} cannot be received: its sender handed out another file"
+        )
+    return _adopted(fd, name)
 
 
 def give_back(slip: bytes, ticket: Ticket) -> None:
@@ -198,7 +206,14 @@ def _redeemed(ticket: Ticket, name: str) -> int:
     try:
         with _sharer.get_connection(ticket) as connection:
             return reduction.recv_handle(connection)
-    except (ConnectionError, FileNotFoundError, EOFError) as error:
+    except RuntimeError as error:  # the descriptor was cut off
+        raise OSError(
+            errno.EMFILE,
+            f"{os.strerror(errno.EMFILE)}: no descriptor is left for memfd {name!r}",
+        ) from error
+    except (
+        ConnectionError, PermissionError, EOFError, multiprocessing.AuthenticationError
+    ) as error:  # fmt: skip
         raise ConnectionError(
             f"memfd {name!r} cannot be received: the process that sent it is gone, or "
             "this message was received before, or waited for too long; a sender has to "
@@ -216,6 +231,53 @@ def _adopted(fd: int, name: str) -> Memfd:
     return memfd
 
 
+class _Sharer(resource_sharer._ResourceSharer):  # type: ignore[name-defined,misc]
+    """The resource sharer of multiprocessing, at an address that every user reaches.
+
+    Who asks has to know the authkey.  The address is abstract, in no folder: there is none
+    that only its owner may enter, and none is left where a process is killed.
+    """
+
+    def _start(self) -> None:
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(f"\0memfd-{os.urandom(16).hex()}")
+        listener.listen(128)
+        self._authkey = process.current_process().authkey
+        self._listener, self._address = listener, listener.getsockname()
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        while True:
+            try:
+                self.answer()
+            except Exception:
+                # Who asked learns that it got nothing.  Without a descriptor left, the
+                # next one would fail at once.
+                time.sleep(_PAUSE)
+
+    def answer(self) -> None:
+        """Send what one ticket is for, unless it was redeemed before."""
+        accepted, _ = self._listener.accept()
+        # Strangers, too, can come here, and say nothing.
+        patience = struct.pack("ll", _PATIENCE, 0)
+        accepted.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, patience)
+        with multiprocessing.connection.Connection(accepted.detach()) as connection:
+            multiprocessing.connection.deliver_challenge(connection, self._authkey)
+            multiprocessing.connection.answer_challenge(connection, self._authkey)
+            key, pid = connection.recv()
+            send, close = self._cache.pop(key, (None, None))
+            if send is not None:
+                try:
+                    send(connection, pid)
+                finally:
+                    close()
+
+
+_sharer: Any = _Sharer()
+
+
 # --- while nothing is sent ------------------------------------------------------------
 
 
@@ -229,8 +291,7 @@ def _open_desk() -> _loan.Desk:
             )
             with contextlib.suppress(RuntimeError):  # the interpreter is ending
                 thread.start()
-            # After the threads of queues, which still send (-5); before the folder goes
-            # where the resource sharer listens (-100).
+            # After the threads of queues, which still send (-5).
             util.Finalize(None, _linger, exitpriority=-50)  # guard: child that ends
             _desk = desk
         return _desk
@@ -271,6 +332,7 @@ def _begin_anew() -> None:
     global _desk, _opening
     _opening = threading.Lock()  # a thread of the parent may have had it
     _pending.clear()  # guard: messages of a parent
+    _sharer._afterfork()  # guard: tickets of a parent
     if _desk is not None:
         _desk.close()
         _desk = None

@@ -176,11 +176,18 @@ cdef class Desk:
         return found
 
 
-cdef bint _read(bytes slip, Slip *into):
-    """Read a slip; tell whether it was written on this machine."""
+cdef bint _copy(bytes slip, Slip *into):
+    """Read a slip, wherever it was written."""
     if PyBytes_Size(slip) != sizeof(Slip):  # guard: size of a slip
         return False
     memcpy(into, PyBytes_AsString(slip), sizeof(Slip))
+    return True
+
+
+cdef bint _read(bytes slip, Slip *into):
+    """Read a slip; tell whether it was written on this machine."""
+    if not _copy(slip, into):
+        return False
     if _boot == bytes(16):
         return False
     # guard: another machine -> return True
@@ -224,6 +231,18 @@ def is_of(bytes slip, fd, /):
         _read(slip, &form)
         and fstat(PyObject_AsFileDescriptor(fd), &status) == 0
         and _is_of(&form, &status)
+    )
+
+
+def is_numbered(bytes slip, fd, /):
+    """Tell whether `fd`, which came from this machine, has the numbers of what was lent."""
+    cdef Slip form
+    cdef struct_stat status
+    return (
+        _copy(slip, &form)
+        and fstat(PyObject_AsFileDescriptor(fd), &status) == 0
+        and <uint64_t>status.st_dev == form.device
+        and <uint64_t>status.st_ino == form.inode
     )
 
 

@@ -1,5 +1,6 @@
 """Memfds that were sent through multiprocessing: fetched, given back, kept, given up."""
 
+import os
 import subprocess
 import sys
 
@@ -37,7 +38,7 @@ def changed(memfd, **fields):
     return struct.pack(FIELDS, *numbers), ticket, name
 
 def no_ticket(*arguments):
-    raise AssertionError("asked the service of DupFd")
+    raise AssertionError("asked for a ticket")
 
 def forked(function):
     pid = os.fork()
@@ -318,7 +319,8 @@ def test_a_message_that_is_read_twice(play):
             assert memfd.pending() == 0
         before = descriptors()
         sent.close()
-        sys.excepthook = lambda *error: None  # the service of DupFd reports it
+        errors = []
+        sys.excepthook = lambda *error: errors.append(error)
         try:
             pickle.loads(message)
         except ConnectionError as error:
@@ -326,6 +328,7 @@ def test_a_message_that_is_read_twice(play):
         else:
             raise SystemExit("no error")
         until(lambda: descriptors() < before, "a descriptor is left")
+        assert not errors, "the sender reports it"
     """)
 
 
@@ -369,6 +372,44 @@ def test_a_fork_begins_with_nothing(play):
     """)
 
 
+def test_tickets_of_a_fork_are_its_own(play):
+    """What a child sends after a fork is not what its parent sends at the same time."""
+    play("""
+        here, there = multiprocessing.Pipe()
+        mine, other = multiprocessing.Pipe()
+        _loan.fetch = lambda cls, slip: None  # only tickets are left
+        here.send(memfd.from_bytes(b"before"))
+        assert there.recv().read() == b"before"
+
+        def child():
+            here.send(memfd.from_bytes(b"child's"))
+            until(lambda: memfd.pending() == 0, "not given back")
+
+        pid = forked(child)
+        mine.send(memfd.from_bytes(b"parent's"))
+        assert there.recv().read() == b"child's"
+        assert other.recv().read() == b"parent's"
+        assert succeeded(pid)
+    """)
+
+
+def test_a_ticket_for_another_file(play):
+    """What the ticket brings is refused, and closed, if it is not the file of the slip."""
+    play("""
+        sent, wrong = memfd.from_bytes(b"data"), memfd.from_bytes(b"wrong")
+        slip, _, name = changed(sent, LOAN=10_000, ORIGINAL=10_000)
+        _, ticket, _ = _handover.give(wrong)
+        before = descriptors()
+        try:
+            _handover.take(slip, ticket, name)
+        except ConnectionError as error:
+            assert "another file" in str(error)
+        else:
+            raise SystemExit("no error")
+        until(lambda: descriptors() <= before, "a descriptor is left")
+    """)
+
+
 def test_failed_receivers_give_back(play):
     """Who has no descriptor left gets EMFILE, and the sender keeps nothing for it."""
     play("""
@@ -403,7 +444,6 @@ def test_what_nobody_receives_is_given_up(play):
         messages += [ForkingPickler.dumps(memfd.from_bytes(b"new"))]
         assert memfd.pending() == 1
         assert pickle.loads(messages[-1]).read() == b"new"
-        sys.excepthook = lambda *error: None
         try:
             pickle.loads(messages[0])
         except ConnectionError as error:
@@ -554,6 +594,113 @@ def test_a_sender_that_is_not_dumpable(play):
         assert succeeded(pid)
         until(lambda: memfd.pending() == 0, "not given back")
     """)
+
+
+def test_another_user(play):
+    """A process that became another user receives and sends; the ticket is the way."""
+    if os.getuid() != 0:
+        pytest.skip("only root becomes another user")
+    play("""
+        # Loaded now: "nobody" may not be able to read them.
+        import hmac, tempfile, traceback, multiprocessing.connection
+        here, there = multiprocessing.Pipe()
+
+        def work():
+            os.setgid(65534)
+            os.setuid(65534)
+            there.send(there.recv() + 1)
+            until(lambda: memfd.pending() == 0, "not given back")
+
+        array = memfd.share(np.arange(3))
+        pid = forked(work)
+        here.send(array)
+        there.close()
+        assert here.recv().tolist() == [1, 2, 3]
+        assert succeeded(pid)
+        until(lambda: memfd.pending() == 0, "not given back")
+    """)
+
+
+def test_no_descriptor_left_for_a_ticket(play):
+    """However far redeeming it gets, the receiver is told that it has no descriptor."""
+    play("""
+        import hmac, resource
+        here, there = multiprocessing.Pipe()
+        _loan.fetch = lambda cls, slip: None
+
+        def receive():
+            _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+            first = os.dup(0)
+            os.close(first)
+            assert first == descriptors()  # there are no gaps
+            errors = []
+            for left in range(6):
+                resource.setrlimit(resource.RLIMIT_NOFILE, (first + left, hard))
+                try:
+                    got = there.recv()
+                except OSError as error:
+                    errors.append(error.errno)
+                else:
+                    assert got.read() == b"data"
+                    got.close()
+            assert set(errors) == {24} and 2 < len(errors) < 6, errors
+
+        pid = forked(receive)
+        for _ in range(6):
+            here.send(memfd.from_bytes(b"data"))
+        assert succeeded(pid)
+    """)
+
+
+def test_another_authkey(play):
+    """Who does not know the key of the sender gets a ConnectionError."""
+    play("""
+        here, there = multiprocessing.Pipe()
+        _loan.fetch = lambda cls, slip: None
+        here.send(memfd.from_bytes(b"data"))
+        multiprocessing.current_process().authkey = b"another"
+        try:
+            there.recv()
+        except ConnectionError as error:
+            assert isinstance(error.__cause__, multiprocessing.AuthenticationError)
+        else:
+            raise SystemExit("no error")
+    """)
+
+
+def test_a_stranger_who_says_nothing(play):
+    """It keeps others from their memfds for a bounded time only."""
+    play("""
+        import socket
+        _handover._PATIENCE = 1
+        here, there = multiprocessing.Pipe()
+        _loan.fetch = lambda cls, slip: None
+        here.send(memfd.from_bytes(b"data"))
+        with socket.socket(socket.AF_UNIX) as stranger:
+            stranger.connect(_handover._sharer._address)
+            assert there.recv().read() == b"data"
+    """)
+
+
+def test_no_folder_is_left(play, tmp_path):
+    """A sender that is killed leaves nothing where temporary files are."""
+    play(
+        """
+        here, there = multiprocessing.Pipe()
+
+        def send():
+            here.send(memfd.from_bytes(b"data"))
+            signal.pause()
+
+        pid = forked(send)
+        _loan.fetch = lambda cls, slip: None
+        assert there.recv().read() == b"data"
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        assert os.listdir(os.environ["TMPDIR"]) == []
+        """,
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+    )
 
 
 def test_ten_thousand_arrays_through_a_pool(play):

@@ -73,7 +73,7 @@ def test_one_descriptor_a_message(run):
         before = len(os.listdir("/proc/self/fd"))
         here.send([a[i:] for i in range(50)] + [w[i:] for i in range(5)] + [w.memfd])
         pending = len(os.listdir("/proc/self/fd")) - before
-        # Two duplicates, and the socket of multiprocessing's resource sharer.
+        # Two duplicates, and the socket of the resource sharer.
         assert pending <= 2 + 3, pending
         got = there.recv()
         assert [x.size for x in got[:55]] == [*range(1000, 950, -1), 5, 4, 3, 2, 1]

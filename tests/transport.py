@@ -2,7 +2,7 @@
 
     python transport.py START_METHOD memfd|multiprocessing proc|ticket
 
-With ``ticket`` no process can open what another has: all goes through DupFd's service.
+With ``ticket`` no process can open what another has: all goes through tickets.
 
 It sends each kind of object to another process and back through each channel, and prints
 one JSON object: "channel kind" -> "ok" or what went wrong.
