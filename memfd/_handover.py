@@ -46,6 +46,7 @@ _pending: dict[int, list[Any]] = {}
 _inherited: set[int] = set()
 _desk: _loan.Desk | None = None
 _opening = threading.Lock()
+_is_staying = False  # whether a thread lingers
 
 
 def give(memfd: Memfd) -> tuple[bytes | None, Any, str]:
@@ -159,6 +160,8 @@ def _lend(memfd: Memfd) -> tuple[bytes, Ticket]:
         functools.partial(_send, number), functools.partial(_pending.pop, number, None)
     )
     entry[2] = ticket[1]
+    if util.is_exiting():
+        _stay()
     return slip, ticket
 
 
@@ -245,7 +248,8 @@ class _Sharer(resource_sharer._ResourceSharer):  # type: ignore[name-defined,mis
         self._authkey = process.current_process().authkey
         self._listener, self._address = listener, listener.getsockname()
         self._thread = threading.Thread(target=self._serve, daemon=True)
-        self._thread.start()
+        with contextlib.suppress(RuntimeError):  # the interpreter is ending
+            self._thread.start()
 
     def _serve(self) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
@@ -256,6 +260,10 @@ class _Sharer(resource_sharer._ResourceSharer):  # type: ignore[name-defined,mis
                 # Who asked learns that it got nothing.  Without a descriptor left, the
                 # next one would fail at once.
                 time.sleep(_PAUSE)
+
+    def is_served(self) -> bool:
+        """Tell whether there is no need to call `answer`."""
+        return self._thread is None or self._thread.is_alive()
 
     def answer(self) -> None:
         """Send what one ticket is for, unless it was redeemed before."""
@@ -291,8 +299,6 @@ def _open_desk() -> _loan.Desk:
             )
             with contextlib.suppress(RuntimeError):  # the interpreter is ending
                 thread.start()
-            # After the threads of queues, which still send (-5).
-            util.Finalize(None, _linger, exitpriority=-50)  # guard: child that ends
             _desk = desk
         return _desk
 
@@ -309,28 +315,58 @@ def _keep_collecting(desk: _loan.Desk) -> None:
         collect()  # guard: idle sender
 
 
-def _linger() -> None:
-    """Wait, in a child that ends, until what it has sent was received."""
+def linger() -> bool:
+    """Wait, in a child that ends, until what it has sent was received; return whether."""
     parent = process.parent_process()
     if parent is None or _desk is None:  # the main program waits for nobody
-        return
+        return False
     end = time.monotonic() + _LINGER
     # loky does not tell how to wait for its parent.
     ends = [_desk.fileno()] + [parent.sentinel] * (parent.sentinel is not None)
+    if not _sharer.is_served():
+        ends.append(_sharer._listener)
     while pending():
         left = end - time.monotonic()
         if left <= 0:  # guard: end of waiting
-            break
+            return False
         # In short pieces: the thread may take from the pipe what this waits for.
         ready = multiprocessing.connection.wait(ends, min(left, 0.1))
         if parent.sentinel in ready:
-            break  # nobody is left
+            return False  # nobody is left
+        if _sharer._listener in ready:
+            with contextlib.suppress(Exception):
+                _sharer.answer()
+    return True
+
+
+def _stay() -> None:
+    """Linger in a thread, which is waited for: at the end, somebody still sends."""
+    global _is_staying
+    with _opening:
+        if _is_staying or process.parent_process() is None:
+            return
+        # Where no thread begins any more, `linger` is still to come.
+        with contextlib.suppress(RuntimeError):
+            threading.Thread(target=_keep_lingering, daemon=False).start()
+            _is_staying = True
+
+
+def _keep_lingering() -> None:
+    global _is_staying
+    while True:
+        received_all = linger()
+        with _opening:
+            # What is sent from now on begins anew, what was sent before is seen here.
+            if not received_all or not pending():
+                _is_staying = False
+                return
 
 
 def _begin_anew() -> None:
     """Start empty in a forked child: the parent keeps what it sent."""
-    global _desk, _opening
+    global _desk, _opening, _is_staying
     _opening = threading.Lock()  # a thread of the parent may have had it
+    _is_staying = False
     _pending.clear()  # guard: messages of a parent
     _sharer._afterfork()  # guard: tickets of a parent
     if _desk is not None:

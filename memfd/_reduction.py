@@ -1,7 +1,8 @@
 """Memfds and arrays on their way to another process, through multiprocessing or loky.
 
 `import memfd` imports neither: what to do with our types is told to their picklers when
-the modules of these are imported, before or after.
+the modules of these are imported, before or after; and so is what to do at the end of a
+process.
 """
 
 from __future__ import annotations
@@ -85,6 +86,25 @@ def _load_handover() -> Any:
     return _handover
 
 
+def _linger_at_end(util: Any) -> None:
+    """Have this process, and those that it forks, wait at the end for their receivers."""
+
+    def finalize(_: object = None) -> None:
+        # After the threads of queues, which still send (-5).  Registered early: of what
+        # such a thread adds when finalizers run already, nothing is seen.
+        util.Finalize(None, _linger, exitpriority=-50)  # guard: child that ends
+
+    # Missing while the module is half imported; the hook comes later.
+    if hasattr(util, "register_after_fork"):
+        finalize()
+        util.register_after_fork(_Hook, finalize)  # guard: child that forgot finalizers
+
+
+def _linger() -> None:
+    if _handover is not None:
+        _handover.linger()
+
+
 def _teach(module: Any) -> None:
     teach = module
     for attribute in _PICKLERS[module.__name__]:
@@ -95,8 +115,15 @@ def _teach(module: Any) -> None:
             teach(cls, reduce)
 
 
+# Modules of others, and what to do when they are there.
+_AWAITED: dict[str, Callable[[Any], None]] = {
+    "multiprocessing.util": _linger_at_end,
+    **dict.fromkeys(_PICKLERS, _teach),
+}
+
+
 class _Hook:
-    """Finds the modules with picklers, and teaches them when they are there."""
+    """Finds the modules that are awaited."""
 
     @staticmethod
     def find_spec(
@@ -104,7 +131,7 @@ class _Hook:
         path: Sequence[str] | None = None,
         target: ModuleType | None = None,
     ) -> ModuleSpec | None:
-        if name not in _PICKLERS:
+        if name not in _AWAITED:
             return None
         for finder in sys.meta_path:
             if finder is not _Hook and hasattr(finder, "find_spec"):
@@ -117,7 +144,7 @@ class _Hook:
 
 
 class _Loader:
-    """Loads as `loader` does, then teaches; afterwards it is out of the way."""
+    """Loads as `loader` does, then does ours; afterwards it is out of the way."""
 
     def __init__(self, loader: Loader) -> None:
         self.loader = loader
@@ -128,7 +155,7 @@ class _Loader:
     def exec_module(self, module: Any) -> None:
         module.__spec__.loader = module.__loader__ = self.loader
         self.loader.exec_module(module)
-        _teach(module)
+        _AWAITED[module.__name__](module)
 
 
 def _reduce_memfd(memfd: Memfd) -> _Reduced:
@@ -237,4 +264,6 @@ def _rebuild_arraydict(memory: Memory) -> ArrayDict:
 
 
 register(_file.Memfd, _reduce_memfd)
+if "multiprocessing.util" in sys.modules:
+    _linger_at_end(sys.modules["multiprocessing.util"])
 sys.meta_path.insert(0, _Hook)

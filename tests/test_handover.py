@@ -493,6 +493,63 @@ def test_a_result_of_a_child_that_ends_arrives(play):
     """)
 
 
+AT_THE_END = """
+import multiprocessing, pickle, sys, threading
+from multiprocessing import util
+import memfd
+import numpy as np
+
+ARRAY = memfd.share(np.arange(5))
+
+class Late:
+    def __init__(self, event):
+        self.event = event
+
+    def __reduce__(self):
+        self.event.wait()
+        return tuple, ([ARRAY],)
+
+def after(priority):
+    event = threading.Event()
+    util.Finalize(None, event.set, exitpriority=priority)
+    return event
+
+def put(queue):
+    queue.put(Late(after(-1)))  # while the process waits for the thread of the queue
+
+def start(queue):
+    late = after(-60)  # Python 3.13 waits for threads first
+    def put():
+        if sys.version_info < (3, 13):
+            late.wait()
+        for i in range(2):
+            queue._writer.send((ARRAY,))
+    threading.Thread(target=put).start()
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context(sys.argv[1])
+    queue = context.Queue()
+    process = context.Process(target=globals()[sys.argv[2]], args=(queue,), daemon=True)
+    process.start()
+    for message in range(1 + (sys.argv[2] == "start")):
+        data = queue._reader.recv_bytes()
+        process.join(0.5)
+        assert process.is_alive(), "it did not wait"
+        assert pickle.loads(data)[0].tolist() == [0, 1, 2, 3, 4]
+    process.join(30)
+    assert process.exitcode == 0, process.exitcode
+"""
+
+
+@pytest.mark.parametrize("how", ["put", "start"])
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_what_a_thread_sends_at_the_end_arrives(method, how, tmp_path):
+    """Also the first message of a process, while or after it runs its finalizers."""
+    program = tmp_path / "program.py"
+    program.write_text(AT_THE_END)
+    subprocess.run([sys.executable, program, method, how], check=True, timeout=60)
+
+
 def test_a_child_does_not_wait_for_ever(play):
     """A message that nobody reads holds up the end of a child for a bounded time."""
     play("""
@@ -820,9 +877,9 @@ def test_a_child_that_cannot_watch_its_parent(play):
         _handover._LINGER = 0.3
         here.send(memfd.from_bytes(b"data"))
         start = time.monotonic()
-        _handover._linger()
+        _handover.linger()
         assert time.monotonic() - start > 0.2
         there.recv()
         _handover._LINGER = 60
-        _handover._linger()
+        _handover.linger()
     """)
