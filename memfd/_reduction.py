@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from importlib.abc import Loader
     from importlib.machinery import ModuleSpec
     from types import ModuleType
-    from typing import Any, TypeAlias
+    from typing import Any, NoReturn, TypeAlias
 
     import numpy as np
 
@@ -162,8 +162,11 @@ def _reduce_memfd(memfd: Memfd) -> _Reduced:
     return _rebuild_memfd, _load_handover().give(memfd)
 
 
-def _rebuild_memfd(slip: bytes | None, ticket: Any, name: str) -> Memfd:
-    taken: Memfd = _load_handover().take(slip, ticket, name)
+def _rebuild_memfd(slip: bytes | None, ticket: Any, name: str) -> Memfd | _Lost:
+    try:
+        taken: Memfd = _load_handover().take(slip, ticket, name)
+    except Exception as error:
+        return _lost(error, name)
     return taken
 
 
@@ -171,13 +174,18 @@ def _reduce_memory(memory: Memory) -> _Reduced:
     return _rebuild_memory, (memory.mode, *_load_handover().give(memory.memfd))
 
 
-def _rebuild_memory(mode: Mode, slip: bytes | None, ticket: Any, name: str) -> Memory:
-    handover, arrays = _load_handover(), load_arrays()
-    memory = None if slip is None else _mapped_already(slip, mode, arrays)
-    if memory is None or slip is None:
-        memory = arrays.map_memory(handover.take(slip, ticket, name), mode)
-    else:
-        handover.give_back(slip, ticket)  # guard: given back unopened -> pass
+def _rebuild_memory(
+    mode: Mode, slip: bytes | None, ticket: Any, name: str
+) -> Memory | _Lost:
+    try:
+        handover, arrays = _load_handover(), load_arrays()
+        memory = None if slip is None else _mapped_already(slip, mode, arrays)
+        if memory is None or slip is None:
+            memory = arrays.map_memory(handover.take(slip, ticket, name), mode)
+        else:
+            handover.give_back(slip, ticket)  # guard: given back unopened -> pass
+    except Exception as error:
+        return _lost(error, name)
     return memory
 
 
@@ -226,13 +234,15 @@ def _reduce_array(array: Array) -> _Reduced:
 
 
 def _rebuild_array(
-    memory: Memory,
+    memory: Memory | _Lost,
     dtype: np.dtype[Any] | str,
     shape: tuple[int, ...],
     strides: tuple[int, ...],
     offset: int,
     writeable: bool,
-) -> Array:
+) -> Array | _Lost:
+    if isinstance(memory, _Lost):
+        return memory
     array: Array = load_arrays().view(memory, dtype, shape, offset, strides)
     if not writeable:
         array.flags.writeable = False
@@ -257,11 +267,63 @@ def _reduce_arraydict(arrays: ArrayDict) -> _Reduced:
     return _rebuild_arraydict, (memory,)
 
 
-def _rebuild_arraydict(memory: Memory) -> ArrayDict:
+def _rebuild_arraydict(memory: Memory | _Lost) -> ArrayDict | _Lost:
     from memfd import _arraydict
 
+    if isinstance(memory, _Lost):
+        return memory
     return _arraydict.over(memory)
 
+
+def _lost(error: Exception, name: str) -> _Lost:
+    """Raise the error again, or return what does so later where a Pool receives this."""
+    module, frame = "", sys._getframe()
+    while frame.f_back is not None:
+        callee, frame = module, frame.f_back
+        module = frame.f_globals.get("__name__", "")
+        # A function that runs in a worker and receives something itself is no Pool.
+        if module == "multiprocessing.pool":
+            if callee in ("multiprocessing.connection", "multiprocessing.queues"):
+                return _Lost(error, name)
+            break
+    raise
+
+
+class _Lost:
+    """Stands in a task or a result of a Pool for what could not be received.
+
+    A Pool that cannot unpickle one of them ends without a word, and all who wait for
+    results wait for ever.  Here only who uses this one gets the error.
+    """
+
+    __slots__ = ("__weakref__", "_error", "_name")
+
+    _error: Exception
+    _name: str
+
+    def __init__(self, error: Exception, name: str) -> None:
+        object.__setattr__(self, "_error", error.with_traceback(None))
+        object.__setattr__(self, "_name", name)
+
+    def __repr__(self) -> str:
+        return f"<memfd {self._name!r}, not received: {self._error!r}>"
+
+    def _fail(self, *arguments: object) -> NoReturn:
+        raise self._error.with_traceback(None)
+
+    __getattr__ = __setattr__ = __delattr__ = _fail
+
+
+# All that an Array or a Memfd can do, and that it takes to send or copy one.
+_OPERATIONS = (
+    "abs add and array array_function array_ufunc bool buffer bytes call complex contains "
+    "copy deepcopy delitem divmod enter eq exit float floordiv ge getitem gt index int "
+    "invert iter le len lshift lt matmul mod mul ne neg next or pos pow radd rand rdivmod "
+    "reduce_ex rfloordiv rlshift rmatmul rmod rmul ror round rpow rrshift rshift rsub "
+    "rtruediv rxor setitem sub truediv xor"
+)
+for _name in _OPERATIONS.split():
+    setattr(_Lost, f"__{_name}__", _Lost._fail)
 
 register(_file.Memfd, _reduce_memfd)
 if "multiprocessing.util" in sys.modules:

@@ -810,6 +810,115 @@ def test_ten_thousand_arrays_through_a_pool(play):
     )
 
 
+POOL = """
+context = multiprocessing.get_context("fork")
+
+def make(kind):
+    array = memfd.share(np.arange(10))
+    return {
+        "Array": lambda: array, "view": lambda: array[3:], "Memfd": lambda: array.memfd,
+        "ArrayDict": lambda: memfd.share({"x": array}),
+    }[kind]()
+
+KINDS = "Array", "view", "Memfd", "ArrayDict"
+
+def raises(kind, number, use, *arguments):
+    try:
+        use(*arguments)
+    except kind as error:
+        assert error.errno == number, error
+    else:
+        raise SystemExit("no error")
+
+def allow(count):
+    import resource
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))
+"""
+
+
+def test_a_pool_outlives_a_worker_whose_result_is_lost(play):
+    """Only who uses what a killed worker took along gets the error; the Pool goes on."""
+    play(
+        POOL
+        + """
+import operator, threading
+killed = threading.Event()
+
+class Late:
+    def __reduce__(self):
+        return killed.wait, ()
+
+def wait():
+    killed.wait()
+
+class Slow:
+    def __reduce__(self):
+        return wait, ()
+
+def work(what):
+    if what == "end":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return make(what) if what in KINDS else Slow()
+
+with context.Pool(1) as pool:
+    worker = pool._pool[0]
+    pool.apply_async(work, ("slow",))  # nothing is received before `killed` is set
+    results = [pool.apply_async(work, (kind,)) for kind in KINDS]
+    pool.apply_async(work, ("end",))
+    multiprocessing.connection.wait([worker.sentinel])
+    killed.set()
+    for result in results:
+        lost = result.get()
+        for use in (
+            len, list, bool, float, np.asarray, np.sum, np.sin, pickle.dumps,
+            operator.methodcaller("read"), operator.attrgetter("shape"),
+            operator.itemgetter(0), lambda x: x + 1, lambda x: 1 - x, lambda x: x == 1,
+            lambda x: np.ones(10) * x, lambda x: x.__setitem__(0, 1), np.atleast_1d,
+            lambda x: setattr(x, "shape", 3), lambda x: x.__enter__(),
+        ):
+            raises(ConnectionError, None, use, lost)
+        assert "not received: ConnectionError" in repr(lost) == f"{lost}"
+        assert {lost: 1}[lost] == 1 and not isinstance(lost, memfd.Memfd)
+    assert pool.apply(abs, (-2,)) == 2
+"""
+    )
+
+
+def test_a_pool_outlives_a_lack_of_descriptors(play):
+    """Whoever has none left for what arrives: only that result, or that task, fails."""
+    play(
+        POOL
+        + """
+def use(x):
+    return getattr(x, "memfd", x).size
+
+def receive():
+    allow(3)
+    raises(OSError, 24, there.recv)
+
+here, there = multiprocessing.Pipe()
+with context.Pool(1) as pool:
+    for kind in KINDS:  # what is opened once
+        pool.apply(make, (kind,))
+        pool.apply(use, (make(kind),))
+    until(lambda: memfd.pending() == 0, "not given back")
+    for kind in KINDS:
+        allow(3)
+        result = pool.apply(make, (kind,))
+        raises(OSError, 24, lambda: result.shape)
+        allow(1000)
+        pool.apply(allow, (3,))
+        raises(OSError, 24, pool.apply, use, (make(kind),))
+        pool.apply(allow, (1000,))
+        assert pool.apply(abs, (-2,)) == 2
+    # What a function in a worker receives itself raises at once.
+    here.send(make("Memfd"))
+    pool.apply(receive)
+"""
+    )
+
+
 def test_threads_send_at_once(play):
     """Messages of several threads arrive, and nothing is kept."""
     play("""
