@@ -36,11 +36,15 @@ _MAX_AGE = 600.0  # seconds after which a message may be given up
 _LINGER = 10.0  # seconds that a child waits at its end for its messages to be read
 _PAUSE = 0.02  # seconds between two looks at the pipe, where nothing is sent meanwhile
 _MANY = 64  # messages that may wait in any case
+_MOST_ARGUMENTS = 200  # that a process inherits; a fork server passes on few more
 _PATIENCE = 5  # seconds that who comes with a ticket may take
 
 # The number of each slip that was not given back, oldest first: what is kept for it, since
 # when, and the key of its ticket.
 _pending: dict[int, list[Any]] = {}
+
+# The processes that were being started last, each with what is kept for it until it is.
+_starting: list[_weakref.ref[Any]] = []
 
 # The descriptors that this process got when it was started, as they are taken.
 _inherited: set[int] = set()
@@ -56,11 +60,16 @@ def give(memfd: Memfd) -> tuple[bytes | None, Any, str]:
     popen: Any = context.get_spawning_popen()
     if popen is not None:
         # An argument of a process that is being started, which inherits it, once.
-        known = popen.__dict__.setdefault("_memfd", {})
-        fd = memfd.fileno()
-        if fd not in known:
-            known[fd] = reduction.DupFd(fd)
-        return None, known[fd], memfd.name
+        known = popen.__dict__.get("_memfd")
+        if known is None:
+            _release_arguments()
+            known = popen._memfd = {}
+            _starting.append(_weakref.ref(popen))
+        loan = _loan_of(memfd)
+        if loan not in known and len(known) < _MOST_ARGUMENTS:
+            known[loan] = reduction.DupFd(loan.fileno())
+        if loan in known:
+            return None, known[loan], memfd.name
     return *_lend(memfd), memfd.name
 
 
@@ -101,6 +110,8 @@ def give_back(slip: bytes, ticket: Ticket) -> None:
 
 def collect() -> None:
     """Forget what was given back."""
+    if _starting:
+        _release_arguments()
     if _desk is not None:
         for entry in _desk.read(_pending):
             if entry is not None:
@@ -149,11 +160,7 @@ def _lend(memfd: Memfd) -> tuple[bytes, Ticket]:
             soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
             if len(_pending) > soft // 4 > 0:
                 _give_up()  # guard: bound
-    # One duplicate for all messages with this memfd.
-    loan = None if memfd._loan is None else memfd._loan()
-    if loan is None:
-        loan = _duplicate(memfd)
-        memfd._loan = _weakref.ref(loan)
+    loan = _loan_of(memfd)
     number, slip = desk.write(loan, memfd)
     entry = _pending[number] = [loan, time.monotonic(), None]
     ticket = _sharer.register(
@@ -163,6 +170,26 @@ def _lend(memfd: Memfd) -> tuple[bytes, Ticket]:
     if util.is_exiting():
         _stay()
     return slip, ticket
+
+
+def _release_arguments() -> None:
+    """Forget what is kept for processes that are started by now."""
+    for ref in list(_starting):
+        popen = ref()
+        if popen is None or hasattr(popen, "pid"):
+            with contextlib.suppress(ValueError):  # another thread did it
+                _starting.remove(ref)
+            if popen is not None:
+                popen._memfd.clear()
+
+
+def _loan_of(memfd: Memfd) -> _loan.Loan:
+    """Return the one duplicate for all messages with this memfd."""
+    loan: _loan.Loan | None = None if memfd._loan is None else memfd._loan()
+    if loan is None:
+        loan = _duplicate(memfd)
+        memfd._loan = _weakref.ref(loan)
+    return loan
 
 
 def _duplicate(memfd: Memfd) -> _loan.Loan:
@@ -367,6 +394,7 @@ def _begin_anew() -> None:
     global _desk, _opening, _is_staying
     _opening = threading.Lock()  # a thread of the parent may have had it
     _is_staying = False
+    _starting.clear()
     _pending.clear()  # guard: messages of a parent
     _sharer._afterfork()  # guard: tickets of a parent
     if _desk is not None:

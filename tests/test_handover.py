@@ -976,6 +976,50 @@ if __name__ == "__main__":
     subprocess.run([sys.executable, program, method], check=True, timeout=60)
 
 
+ARGUMENTS = """
+import multiprocessing, os, sys
+import memfd
+import numpy as np
+
+class Shared:
+    def __init__(self, array):
+        self.array = array
+
+    def __getstate__(self):
+        return {"array": memfd.share(self.array)}
+
+def look(arrays, count):
+    assert [shared.array.tolist() for shared in arrays] == [[i] for i in range(count)]
+
+def descriptors():
+    return len(os.listdir("/proc/self/fd"))
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context(sys.argv[1])
+    count = int(sys.argv[2])
+    arrays = [Shared(np.array([i])) for i in range(count)]
+    memfd.share(np.zeros(1))  # this pickler knows only the types that are loaded by now
+    before = descriptors()
+    process = context.Process(target=look, args=(arrays, count))
+    process.start()
+    process.join()
+    assert process.exitcode == 0 and memfd.pending() == 0
+    # Streams of the process, the server, the tracker, the desk, and the sharer.
+    assert descriptors() < before + 10
+"""
+
+
+@pytest.mark.parametrize("count", [3, 300])
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_memfds_that_are_made_for_the_arguments(method, count, tmp_path):
+    """They are kept until the process has started, and there may be many."""
+    program = tmp_path / "program.py"
+    program.write_text(ARGUMENTS)
+    subprocess.run(
+        [sys.executable, program, method, str(count)], check=True, timeout=60
+    )
+
+
 def test_a_child_that_cannot_watch_its_parent(play):
     """A worker of loky is not told how to; it waits for its readers, too."""
     play("""
