@@ -110,12 +110,16 @@ def give_back(slip: bytes, ticket: Ticket) -> None:
 
 def collect() -> None:
     """Forget what was given back."""
+    global _desk
     if _starting:
         _release_arguments()
-    if _desk is not None:
-        for entry in _desk.read(_pending):
+    desk = _desk
+    if desk is not None:
+        for entry in desk.read(_pending):
             if entry is not None:
                 _sharer._cache.pop(entry[2], None)
+        if desk.fileno() == -1:  # somebody closed it
+            _desk = None
 
 
 def pending() -> int:
@@ -268,29 +272,48 @@ class _Sharer(resource_sharer._ResourceSharer):  # type: ignore[name-defined,mis
     that only its owner may enter, and none is left where a process is killed.
     """
 
+    _listener: Any
+    _address: Any
+
     def _start(self) -> None:
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(f"\0memfd-{os.urandom(16).hex()}")
         listener.listen(128)
         self._authkey = process.current_process().authkey
         self._listener, self._address = listener, listener.getsockname()
+        self._inode = os.fstat(listener.fileno()).st_ino
         self._thread = threading.Thread(target=self._serve, daemon=True)
         with contextlib.suppress(RuntimeError):  # the interpreter is ending
             self._thread.start()
 
     def _serve(self) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-        while True:
+        while self._is_listening():
             try:
                 self.answer()
             except Exception:
                 # Who asked learns that it got nothing.  Without a descriptor left, the
                 # next one would fail at once.
                 time.sleep(_PAUSE)
+        with self._lock:
+            self._listener.detach()
+            self._listener = self._address = None
+
+    def _is_listening(self) -> bool:
+        """Tell whether nobody closed what it listens at."""
+        try:
+            return os.fstat(self._listener.fileno()).st_ino == self._inode
+        except OSError:
+            return False
+
+    def _afterfork(self) -> None:
+        if self._listener is not None and not self._is_listening():
+            self._listener.detach()
+        super()._afterfork()
 
     def is_served(self) -> bool:
         """Tell whether there is no need to call `answer`."""
-        return self._thread is None or self._thread.is_alive()
+        return self._listener is None or self._thread.is_alive()
 
     def answer(self) -> None:
         """Send what one ticket is for, unless it was redeemed before."""
@@ -310,7 +333,7 @@ class _Sharer(resource_sharer._ResourceSharer):  # type: ignore[name-defined,mis
                     close()
 
 
-_sharer: Any = _Sharer()
+_sharer = _Sharer()
 
 
 # --- while nothing is sent ------------------------------------------------------------
@@ -335,7 +358,7 @@ def _keep_collecting(desk: _loan.Desk) -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
     poll = select.poll()
     poll.register(desk.fileno(), select.POLLIN)
-    while True:
+    while desk.fileno() != -1:
         poll.poll()
         # One look for many, and none where each new message looks itself.
         time.sleep(_PAUSE)
@@ -345,19 +368,19 @@ def _keep_collecting(desk: _loan.Desk) -> None:
 def linger() -> bool:
     """Wait, in a child that ends, until what it has sent was received; return whether."""
     parent = process.parent_process()
-    if parent is None or _desk is None:  # the main program waits for nobody
+    if parent is None:  # the main program waits for nobody
         return False
     end = time.monotonic() + _LINGER
     # loky does not tell how to wait for its parent.
-    ends = [_desk.fileno()] + [parent.sentinel] * (parent.sentinel is not None)
+    ends: list[Any] = [parent.sentinel] * (parent.sentinel is not None)
     if not _sharer.is_served():
         ends.append(_sharer._listener)
-    while pending():
+    while pending() and _desk is not None:
         left = end - time.monotonic()
         if left <= 0:  # guard: end of waiting
             return False
         # In short pieces: the thread may take from the pipe what this waits for.
-        ready = multiprocessing.connection.wait(ends, min(left, 0.1))
+        ready = multiprocessing.connection.wait([*ends, _desk.fileno()], min(left, 0.1))
         if parent.sentinel in ready:
             return False  # nobody is left
         if _sharer._listener in ready:

@@ -75,6 +75,24 @@ cdef bytes _boot_id():
 _boot = _boot_id()
 
 
+cdef bint _is_file(
+    const struct_stat *status, uint64_t device, uint64_t inode
+) noexcept nogil:
+    return <uint64_t>status.st_dev == device and <uint64_t>status.st_ino == inode
+
+
+cdef bint _is_still(int fd, uint64_t device, uint64_t inode) noexcept nogil:
+    """Tell whether a descriptor is what it was: others may close what is not theirs."""
+    cdef struct_stat status
+    return fd != -1 and fstat(fd, &status) == 0 and _is_file(&status, device, inode)
+
+
+cdef void _close(int fd, uint64_t device, uint64_t inode) noexcept nogil:
+    """Close a descriptor, unless its number is somebody else's by now."""
+    if _is_still(fd, device, inode):  # guard: not ours to close -> if fd != -1:
+        close(fd)
+
+
 cdef class Loan:
     """Loan(fd)
 
@@ -84,18 +102,21 @@ cdef class Loan:
     cdef object __weakref__
     cdef int _fd
     cdef int _access
+    cdef uint64_t _device
+    cdef uint64_t _inode
 
     def __cinit__(self, fd):
+        cdef struct_stat status
         self._fd = -1
         self._fd = fcntl(PyObject_AsFileDescriptor(fd), F_DUPFD_CLOEXEC, 3)
-        if self._fd == -1:
+        if self._fd == -1 or fstat(self._fd, &status) == -1:
             raise_errno("")
+        self._device, self._inode = status.st_dev, status.st_ino
         self._access = fcntl(self._fd, F_GETFL) & O_ACCMODE
 
     def __dealloc__(self):
-        if self._fd != -1:
-            with nogil:
-                close(self._fd)
+        with nogil:
+            _close(self._fd, self._device, self._inode)
 
     def fileno(self):
         """Return the duplicate, which stays owned here."""
@@ -133,12 +154,11 @@ cdef class Desk:
     def close(self):
         """Close the pipe."""
         for i in range(2):
-            if self._ends[i] != -1:
-                close(self._ends[i])
-                self._ends[i] = -1
+            _close(self._ends[i], self._form.pipe_device, self._form.pipe_inode)
+            self._ends[i] = -1
 
     def fileno(self):
-        """Return the end of the pipe that can be read when a slip was used."""
+        """Return the end of the pipe that can be read when a slip was used, or -1."""
         return self._ends[0]
 
     def write(self, Loan loan, fd, /):
@@ -149,6 +169,9 @@ cdef class Desk:
         cdef Slip slip
         if fstat(loan._fd, &status) == -1:
             raise_errno(f"descriptor {loan._fd}")
+        if not _is_file(&status, loan._device, loan._inode):
+            errno.errno = errno.EBADF
+            raise_errno(f"descriptor {loan._fd} was closed by somebody else")
         seals = memfd_get_seals(loan._fd)
         with cython.critical_section(self):
             self._form.number += 1
@@ -164,10 +187,17 @@ cdef class Desk:
         return slip.number, PyBytes_FromStringAndSize(<char *>&slip, sizeof(Slip))
 
     def read(self, dict pending, /):
-        """Take what was given back out of `pending`, number -> anything, and return it."""
+        """Take what was given back out of `pending`, number -> anything, and return it.
+
+        Where somebody closed the pipe, `fileno` is -1 from now on.
+        """
         cdef uint64_t numbers[_AT_ONCE]
         cdef ssize_t got = sizeof(numbers)
         cdef list found = []
+        # guard: not ours to read
+        if not _is_still(self._ends[0], self._form.pipe_device, self._form.pipe_inode):
+            self.close()
+            return found
         # In C: what was read once must not be lost when a signal handler raises.
         while got == sizeof(numbers):
             got = read(self._ends[0], numbers, sizeof(numbers))
@@ -237,12 +267,8 @@ def is_of(bytes slip, fd, /):
 def is_numbered(bytes slip, fd, /):
     """Tell whether `fd`, which came from this machine, has the numbers of what was lent."""
     cdef Slip form
-    cdef struct_stat status
-    return (
-        _copy(slip, &form)
-        and fstat(PyObject_AsFileDescriptor(fd), &status) == 0
-        and <uint64_t>status.st_dev == form.device
-        and <uint64_t>status.st_ino == form.inode
+    return _copy(slip, &form) and _is_still(
+        PyObject_AsFileDescriptor(fd), form.device, form.inode
     )
 
 
@@ -280,29 +306,28 @@ cdef class _Pipe:
     cdef int fd
     cdef int pid
     cdef int number
+    cdef uint64_t device
     cdef uint64_t inode
 
     def __cinit__(self):
         self.fd = -1
 
     def __dealloc__(self):
-        if self.fd != -1:
-            close(self.fd)
+        _close(self.fd, self.device, self.inode)
 
     cdef bint reach(self, const Slip *slip) noexcept:
         """Open the pipe of this sender, unless that was done already."""
         cdef char path[40]
         cdef struct_stat status
         if (
-            self.fd != -1
-            and self.pid == slip.pid
+            self.pid == slip.pid
             and self.number == slip.pipe
-            and self.inode == slip.pipe_inode
+            # guard: not ours to write -> and self.inode == slip.pipe_inode
+            and _is_still(self.fd, slip.pipe_device, slip.pipe_inode)
         ):
             return True
-        if self.fd != -1:
-            close(self.fd)
-            self.fd = -1
+        _close(self.fd, self.device, self.inode)
+        self.fd = -1
         snprintf(path, sizeof(path), "/proc/%d/fd/%d", slip.pid, slip.pipe)
         if stat(path, &status) == -1 or not _is_pipe_of(slip, &status):
             return False
@@ -310,7 +335,8 @@ cdef class _Pipe:
         self.fd = open(path, O_RDWR | O_CLOEXEC | O_NONBLOCK | O_NOCTTY)
         if self.fd == -1:
             return False
-        self.pid, self.number, self.inode = slip.pid, slip.pipe, slip.pipe_inode
+        self.pid, self.number = slip.pid, slip.pipe
+        self.device, self.inode = slip.pipe_device, slip.pipe_inode
         if fstat(self.fd, &status) == 0 and _is_pipe_of(slip, &status):
             return True
         close(self.fd)

@@ -351,6 +351,77 @@ def test_broadcast_to_three(play):
     """)
 
 
+CLOSED = """
+def close_all(*keep):
+    for fd in map(int, os.listdir("/proc/self/fd")):
+        if fd > 2 and fd not in keep:
+            try:
+                os.close(fd)
+            except OSError:
+                pass
+
+def open_all(data=b""):
+    fds = [os.open("FOLDER", os.O_TMPFILE | os.O_RDWR) for _ in range(30)]
+    for fd in fds:
+        os.pwrite(fd, data, 0)
+    return fds
+
+def are_untouched(fds, data=b""):
+    return all(
+        os.lseek(fd, 0, os.SEEK_CUR) == 0 and os.pread(fd, 100, 0) == data for fd in fds
+    )
+"""
+
+
+def test_a_receiver_who_closes_all(play, tmp_path):
+    """Nothing is written into a file that has the number of what was closed."""
+    play(
+        CLOSED.replace("FOLDER", str(tmp_path))
+        + """
+here, there = multiprocessing.Pipe()
+
+def receive():
+    assert there.recv().read() == b"first"
+    close_all(there.fileno())
+    fds = open_all()
+    assert there.recv().read() == b"second"
+    assert are_untouched(fds)
+
+pid = forked(receive)
+for data in (b"first", b"second"):
+    here.send(memfd.from_bytes(data))
+assert succeeded(pid)
+assert memfd.pending() == 0
+"""
+    )
+
+
+def test_a_sender_who_closes_all(play, tmp_path):
+    """Files that have the numbers of what was closed are neither read nor closed."""
+    play(
+        CLOSED.replace("FOLDER", str(tmp_path))
+        + """
+here, there = multiprocessing.Pipe()
+
+def send():
+    here.send(memfd.from_bytes(b"lost"))
+    close_all(here.fileno(), there.fileno())
+    fds = open_all(bytes(64))
+    assert memfd.pending() == 1 and are_untouched(fds, bytes(64))
+    _handover._pending.clear()  # closes no loan
+    assert succeeded(forked(lambda: are_untouched(fds, bytes(64)) or os._exit(1)))
+    assert are_untouched(fds, bytes(64))
+    here.send(memfd.from_bytes(b"data"))  # from another desk
+    assert memfd.pending() == 1
+    there.recv_bytes()
+    assert there.recv().read() == b"data"
+    assert memfd.pending() == 0
+
+assert succeeded(forked(send))
+"""
+    )
+
+
 def test_a_fork_begins_with_nothing(play):
     """The child has no messages waiting; the parent's still arrive after its end."""
     play("""
