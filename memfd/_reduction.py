@@ -8,6 +8,7 @@ process.
 from __future__ import annotations
 
 import _thread
+import errno
 import os
 import sys
 
@@ -181,11 +182,22 @@ def _rebuild_memory(
         handover, arrays = _load_handover(), load_arrays()
         memory = None if slip is None else _mapped_already(slip, mode, arrays)
         if memory is None or slip is None:
-            memory = arrays.map_memory(handover.take(slip, ticket, name), mode)
+            memory = _mapped(handover.take(slip, ticket, name), mode, arrays)
         else:
             handover.give_back(slip, ticket)  # guard: given back unopened -> pass
     except Exception as error:
         return _lost(error, name)
+    return memory
+
+
+def _mapped(memfd: Memfd, mode: Mode, arrays: Any) -> Memory:
+    try:
+        memory: Memory = arrays.map_memory(memfd, mode)
+    except PermissionError as error:
+        if mode != "r+" or error.errno != errno.EPERM:
+            raise
+        # Frozen since it was sent: now it is what `freeze` returned.
+        memory = arrays.map_memory(memfd, "r")
     return memory
 
 

@@ -124,6 +124,23 @@ def test_what_is_handed_over_is_what_the_array_shows(run):
     """)
 
 
+def test_frozen_while_it_travels(run):
+    """A writable array that its sender freezes meanwhile arrives read-only."""
+    run("""
+        import memfd, numpy as np
+        from multiprocessing import Pipe
+        here, there = Pipe()
+        w = memfd.zeros(4)
+        w[:] = 3
+        here.send((w, w[1:]))
+        frozen = memfd.freeze(w)
+        array, view = there.recv()
+        assert array.tolist() == [3] * 4 and view.tolist() == [3] * 3
+        assert not array.flags.writeable and not view.flags.writeable
+        assert array.memfd.seals == frozen.memfd.seals
+    """)
+
+
 def test_closed_is_a_value_error_never_a_copy(run):
     """An array or Memfd whose descriptor was closed cannot be sent, and says so."""
     run("""
