@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 _MAX_AGE = 600.0  # seconds after which a message may be given up
 _LINGER = 10.0  # seconds that a child waits at its end for its messages to be read
 _PAUSE = 0.02  # seconds between two looks at the pipe, where nothing is sent meanwhile
-_MANY = 64  # messages that may wait in any case
+_MANY, _MOST = 64, 1024  # messages that may wait in any case, and for _MAX_AGE only
 _MOST_ARGUMENTS = 200  # that a process inherits; a fork server passes on few more
 _PATIENCE = 5  # seconds that who comes with a ticket may take
 
@@ -137,7 +137,8 @@ def pending() -> int:
     Notes
     -----
     Messages that waited for ten minutes are given up, oldest first, as soon as more wait
-    than a quarter of RLIMIT_NOFILE; who receives one after that gets a ConnectionError.
+    than 1024, or than a quarter of RLIMIT_NOFILE; who receives one after that gets a
+    ConnectionError.
 
     Examples
     --------
@@ -161,8 +162,9 @@ def _lend(memfd: Memfd) -> tuple[bytes, Ticket]:
     if _pending:
         collect()
         if len(_pending) >= _MANY:
-            soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-            if len(_pending) > soft // 4 > 0:
+            soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)  # -1: none
+            most = min(soft // 4, _MOST) if soft >= 0 else _MOST
+            if len(_pending) > most:
                 _give_up()  # guard: bound
     loan = _loan_of(memfd)
     number, slip = desk.write(loan, memfd)

@@ -1,6 +1,7 @@
 """Memfds that were sent through multiprocessing: fetched, given back, kept, given up."""
 
 import os
+import resource
 import subprocess
 import sys
 
@@ -521,6 +522,24 @@ def test_what_nobody_receives_is_given_up(play):
             assert "waited for too long" in str(error)
         else:
             raise SystemExit("no error")
+    """)
+
+
+def test_the_bound_where_descriptors_are_many(play):
+    """Beyond 1024 the oldest go, however many descriptors there may be."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard // 4 <= 1024:
+        pytest.skip(f"RLIMIT_NOFILE is {hard}")
+    play("""
+        import resource
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        sent = memfd.from_bytes(b"data")
+        messages = [ForkingPickler.dumps(sent) for _ in range(1025)]
+        assert memfd.pending() == 1025
+        _handover._MAX_AGE = 0
+        messages.append(ForkingPickler.dumps(sent))
+        assert memfd.pending() == 1, memfd.pending()
     """)
 
 
