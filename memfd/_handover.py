@@ -37,7 +37,7 @@ _LINGER = 10.0  # seconds that a child waits at its end for its messages to be r
 _PAUSE = 0.02  # seconds between two looks at the pipe, where nothing is sent meanwhile
 _MANY, _MOST = 64, 1024  # messages that may wait in any case, and for _MAX_AGE only
 _MOST_ARGUMENTS = 200  # that a process inherits; a fork server passes on few more
-_PATIENCE = 5  # seconds that who comes with a ticket may take
+_PATIENCE = 10  # seconds that who comes with a ticket may take
 
 # The number of each slip that was not given back, oldest first: what is kept for it, since
 # when, and the key of its ticket.
@@ -165,7 +165,7 @@ def _lend(memfd: Memfd) -> tuple[bytes, Ticket]:
             soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)  # -1: none
             most = min(soft // 4, _MOST) if soft >= 0 else _MOST
             if len(_pending) > most:
-                _give_up()  # guard: bound
+                _give_up()  # guard: bound -> pass
     loan = _loan_of(memfd)
     number, slip = desk.write(loan, memfd)
     entry = _pending[number] = [loan, time.monotonic(), None]
@@ -317,22 +317,42 @@ class _Sharer(resource_sharer._ResourceSharer):  # type: ignore[name-defined,mis
         """Tell whether there is no need to call `answer`."""
         return self._listener is None or self._thread.is_alive()
 
+    @staticmethod
+    def get_connection(ident: Ticket) -> Any:
+        """Return a connection from which to receive what one ticket is for."""
+        address, number = ident
+        key = _key_of(address, process.current_process().authkey)
+        connection = multiprocessing.connection.Client(address, authkey=key)
+        connection.send((number, os.getpid()))
+        return connection
+
     def answer(self) -> None:
         """Send what one ticket is for, unless it was redeemed before."""
         accepted, _ = self._listener.accept()
         # Strangers, too, can come here, and say nothing.
         patience = struct.pack("ll", _PATIENCE, 0)
         accepted.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, patience)
+        key = _key_of(self._address, self._authkey)
         with multiprocessing.connection.Connection(accepted.detach()) as connection:
-            multiprocessing.connection.deliver_challenge(connection, self._authkey)
-            multiprocessing.connection.answer_challenge(connection, self._authkey)
-            key, pid = connection.recv()
-            send, close = self._cache.pop(key, (None, None))
+            multiprocessing.connection.deliver_challenge(connection, key)
+            multiprocessing.connection.answer_challenge(connection, key)
+            number, pid = connection.recv()
+            send, close = self._cache.pop(number, (None, None))
             if send is not None:
                 try:
                     send(connection, pid)
                 finally:
                     close()
+
+
+def _key_of(address: bytes, authkey: bytes) -> bytes:
+    """Return the key for one address, whose owner may be gone, and another user there.
+
+    Who passes on there what is asked and answered gets nowhere at another address.
+    """
+    import hmac  # as late as multiprocessing does, since few ever come with a ticket
+
+    return hmac.digest(authkey, address, "sha256")  # guard: key -> return authkey
 
 
 _sharer = _Sharer()

@@ -93,7 +93,7 @@ def _linger_at_end(util: Any) -> None:
     def finalize(_: object = None) -> None:
         # After the threads of queues, which still send (-5).  Registered early: of what
         # such a thread adds when finalizers run already, nothing is seen.
-        util.Finalize(None, _linger, exitpriority=-50)  # guard: child that ends
+        util.Finalize(None, _linger, exitpriority=-50)  # guard: child that ends -> pass
 
     # Missing while the module is half imported; the hook comes later.
     if hasattr(util, "register_after_fork"):
