@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 _MAX_AGE = 600.0  # seconds after which a message may be given up
 _LINGER = 10.0  # seconds that a child waits at its end for its messages to be read
 _PAUSE = 0.02  # seconds between two looks at the pipe, where nothing is sent meanwhile
+_FEW = 16  # messages for which the pipe need not be looked at: the thread does so soon
 _MANY, _MOST = 64, 1024  # messages that may wait in any case, and for _MAX_AGE only
 _MOST_ARGUMENTS = 200  # that a process inherits; a fork server passes on few more
 _PATIENCE = 10  # seconds that who comes with a ticket may take
@@ -159,7 +160,7 @@ def pending() -> int:
 
 def _lend(memfd: Memfd) -> tuple[bytes, Ticket]:
     desk = _desk or _open_desk()
-    if _pending:
+    if len(_pending) >= _FEW:
         collect()
         if len(_pending) >= _MANY:
             soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)  # -1: none
