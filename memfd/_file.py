@@ -459,15 +459,9 @@ class Memfd(io.FileIO):
         >>> f.seal(memfd.Seal.SHRINK) & memfd.Seal.IMMUTABLE
         <Seal.SHRINK: 2>
         """
-        now = self.seals
-        if now & seals == seals:
-            return now
-        try:
-            return _core.add_seals(self, seals)
-        except OSError as error:
-            if error.errno != errno.EBUSY:
-                raise
-            raise busy(self) from None
+        if _core.seal_bits(self) & seals != seals:
+            add_seals(self, seals)
+        return self.seals
 
     def truncate(self, size: SupportsIndex | None = None, /) -> int:
         """Change the size; new bytes are zero.
@@ -726,6 +720,16 @@ def adopt_owned(
     del f.name
     f._foreign = True  # guard: offset of what came
     return f
+
+
+def add_seals(f: Memfd, seals: int) -> None:
+    """Add seals, or raise what says who is in the way."""
+    try:
+        _core.add_seal_bits(f, seals)
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+        raise busy(f) from None
 
 
 def busy(f: Memfd) -> OSError | BufferError:

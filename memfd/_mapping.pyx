@@ -605,6 +605,10 @@ cdef class Mapping:
             self._closed = False
             raise_errno("the mapping is still open")
 
+    def _siblings(self):
+        """Return the open mappings of the same file in this process, this one included."""
+        return live(self._device, self._inode)
+
     def _place(self, array, /):
         """Return where in this memory an array begins, or -1 if it reaches outside."""
         cdef Py_buffer view

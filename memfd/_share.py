@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from memfd._file import Memfd
     from memfd._types import AnyOrder, Huge, Mode, Name
 
-_SEALED = Seal.IMMUTABLE | Seal.SEAL
+_SEALED = _core.IMMUTABLE | _core.F_SEAL_SEAL
 
 # Two threads that freeze one memfd would undo each other's steps.
 _freezing = _thread.allocate_lock()
@@ -336,22 +336,24 @@ def _sealed(memory: Memory, memfd: Memfd) -> Memory:
     # Mapped before anything is sealed, since mapping can fail; it blocks no seal.
     fresh = map_memory(memfd, "r")
     with _freezing:
-        if _core.seal_bits(memfd) & Seal.IMMUTABLE != Seal.IMMUTABLE:
-            _seal_under(memfd)
+        # Numbers: what is run after so much memory was written comes slowly.
+        if _core.seal_bits(memfd) & _core.IMMUTABLE != _core.IMMUTABLE:
+            _seal_under(memory, memfd)
         elif memory.mode == "r":
             fresh = memory
     return fresh
 
 
-def _seal_under(memfd: Memfd) -> None:
-    """Turn this process's shared mappings of `memfd` private, and seal it."""
-    status = os.fstat(memfd.fileno())
+def _seal_under(memory: Memory, memfd: Memfd) -> None:
+    """Turn this process's shared mappings of the memory's memfd private, and seal it."""
     shared = [
         mapping
-        for mapping in _mapping.live(status.st_dev, status.st_ino)
+        for mapping in memory._siblings()
         if isinstance(mapping, _mapping.Mapping) and mapping.mode == "r+"
     ]
-    _mapping.while_private(shared, memfd.fileno(), lambda: memfd.seal(_SEALED))
+    _mapping.while_private(
+        shared, memfd.fileno(), lambda: _file.add_seals(memfd, _SEALED)
+    )
 
 
 def locate(item: npt.NDArray[Any] | ArrayDict) -> tuple[Memfd, bytes | None]:
