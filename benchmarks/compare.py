@@ -423,6 +423,16 @@ def handing(run):
             "DupFd": queues.dupfd,
         }
         measure("queue", ways, "100 bytes")
+    with passing.Pool() as pool:
+        count = 500 if run.quick else passing.ARRAYS
+        ways = {
+            "most at a time": functools.partial(pool.most, count),
+            "left at the end": pool.left,
+        }
+        run.measure(
+            "handing", "descriptors, arrays through a Pool", ways, None, size=4 * KIB,
+            budget=60, unit="", rounds=1, warm=0, again=False,
+        )  # fmt: skip
 
 
 def objects(run):

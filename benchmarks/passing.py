@@ -1,5 +1,6 @@
 """Passing: a small memfd or array to another process that is running, and an answer."""
 
+import collections
 import contextlib
 import multiprocessing
 import os
@@ -15,6 +16,7 @@ spawn = multiprocessing.get_context("spawn")
 
 COUNT = 100  # of messages at once
 MESSAGE = bytes(100)
+ARRAYS, ALIVE = 10_000, 64  # through a Pool, and of them at a time
 
 
 def answer(inbox, outbox):
@@ -70,6 +72,59 @@ class Queues:
                 self._inbox.put(reduction.DupFd(file.fileno()))
                 self._outbox.get()
             return (time.perf_counter() - start) / COUNT
+
+
+def descriptors():
+    """Return how many this process has open."""
+    return len(os.listdir("/proc/self/fd")) - 1  # without the one that lists them
+
+
+def look(array):
+    """Use an array, and return how many descriptors are open meanwhile; in a worker."""
+    return array[0] + 1, descriptors()
+
+
+class Pool:
+    """Two workers, and many arrays that pass to them, a new one for each task."""
+
+    def __init__(self):
+        self._pool = spawn.Pool(2)
+        self._pass(ALIVE)  # now all is imported
+        self._start = 0
+        self._start = self.left()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc_info):
+        self._pool.terminate()
+        self._pool.join()
+
+    def most(self, count=ARRAYS):
+        """Return the most descriptors that this process or a worker had at a time."""
+        return self._pass(count)
+
+    def left(self):
+        """Return how many more there are than at the start, when all was received."""
+        while memfd.pending():
+            time.sleep(0.001)
+        return descriptors() - self._start
+
+    def _pass(self, count):
+        waiting, most = collections.deque(), 0
+        for number in range(count + ALIVE):
+            if number < count:
+                array = memfd.share(np.full(512, float(number)))
+                waiting.append((array, self._pool.apply_async(look, (array,))))
+                del array
+            if number >= ALIVE and waiting:
+                array, answer = waiting.popleft()
+                value, theirs = answer.get()
+                if value != array[0] + 1:
+                    raise RuntimeError("what was passed is not what was shared")
+                most = max(most, theirs, descriptors())
+                del array
+        return most
 
 
 class Sockets:

@@ -75,7 +75,7 @@ def setting(name):
 
 def group(case, name, result):
     """Return a table of Markdown for one size of a case."""
-    write = seconds_of if result["unit"] == "s" else bytes_of
+    write = {"s": seconds_of, "B": bytes_of, "": "{:.0f}".format}[result["unit"]]
     base, samples = result["base"], result["samples"]
     table = [
         ["", "minimum", "median", "p95", "rounds", f"times {base}" if base else ""]
@@ -111,7 +111,7 @@ def targets_table(results):
             f"{row[key]:.3g}" if row.get(key) is not None else "-"
             for key in ("reached", "of_minima", "limit", "times_c")
         ]
-        unit = f" {row['unit']}" if "unit" in row else ""
+        unit = f" {row['unit']}" if row.get("unit") else ""
         bound = f"{row['sign']} {row['bound']:.4g}{unit}"
         verdict = row["verdict"]
         if row.get("reason"):

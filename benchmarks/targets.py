@@ -162,6 +162,12 @@ def absolute(cases):
     yield text, "ms", "objects", group, ours, 2, 1e-3, None, None
     text, ours = "attach 10,000 shared arrays and use one", "memfd.attach"
     yield text, "ms", "objects", "10,000 arrays", ours, 30, 1e-3, None, None
+    text, group = "10,000 arrays through a Pool", "descriptors, arrays through a Pool"
+    for what, ours, bound in (
+        ("most descriptors, 64 alive", "most at a time", 199),
+        ("descriptors left", "left at the end", 0),
+    ):
+        yield f"{text}, {what}", "", "handing", group, ours, bound, 1, None, None
     mib, growth = 1 << 20, "256 MiB, growth of private memory"
     text = "private memory grows by, share(a[::2, :, ::-1]) of 256 MiB"
     yield text, "MiB", "noncontiguous", growth, "share(view)", 128, mib, None, None
