@@ -132,8 +132,7 @@ class Sockets:
 
     def __init__(self):
         self._here, self._there = socket.socketpair(type=socket.SOCK_SEQPACKET)
-        # Not zeros: a page that begins with one could be a hole and is looked at twice.
-        self._file = memfd.from_bytes(b"\xfe" * 4096)
+        self._file = memfd.from_bytes(bytes(4096))
         self._array = memfd.share(np.zeros(496))
 
     def __enter__(self):
