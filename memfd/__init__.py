@@ -182,19 +182,27 @@ def get_include() -> str:
 if not TYPE_CHECKING:  # else every misspelt name would pass
 
     def __getattr__(name: str) -> object:
-        if name != "aio" and name not in _HOMES and name not in _NUMPY_HOMES:
-            raise AttributeError(f"module 'memfd' has no attribute {name!r}")
-        with _reduction.loading:
-            found = globals()[name] = _load(name)
-        return found
-
-    def _load(name: str) -> object:
         from importlib import import_module
 
+        # What others own first: see _reduction.loading.
         if name == "aio":
-            return import_module("memfd.aio")
-        if name in _HOMES:
-            return getattr(import_module(f"memfd.{_HOMES[name]}"), name)
+            home = "aio"
+            import asyncio  # noqa: F401
+        elif name in _NUMPY_HOMES:
+            home = _NUMPY_HOMES[name]
+            _need_numpy(name)
+        elif name in _HOMES:
+            home = _HOMES[name]
+            if home == "_handover":
+                _reduction.load_handover()
+        else:
+            raise AttributeError(f"module 'memfd' has no attribute {name!r}")
+        with _reduction.loading:
+            module = import_module(f"memfd.{home}")
+        found = globals()[name] = module if name == "aio" else getattr(module, name)
+        return found
+
+    def _need_numpy(name: str) -> None:
         try:
             _reduction.load_arrays()
         except ModuleNotFoundError as error:
@@ -204,7 +212,6 @@ if not TYPE_CHECKING:  # else every misspelt name would pass
                 f"memfd.{name} needs NumPy: pip install 'memfd[numpy]'",
                 name="numpy",
             ) from None
-        return getattr(import_module(f"memfd.{_NUMPY_HOMES[name]}"), name)
 
 
 def __dir__() -> list[str]:

@@ -15,7 +15,7 @@ from cpython.exc cimport PyErr_CheckSignals
 from libc cimport errno
 from libc.stdio cimport snprintf
 from libc.stdlib cimport free, malloc
-from libc.string cimport memcpy, strlen
+from libc.string cimport memcpy, memset, strlen
 from posix cimport unistd
 from posix.fcntl cimport (
     F_DUPFD_CLOEXEC, F_GETFD, F_GETFL, FD_CLOEXEC, O_ACCMODE, O_CLOEXEC, O_NOCTTY,
@@ -42,7 +42,7 @@ cdef extern from "sys/socket.h" nogil:
         SOL_SOCKET
         SO_LINGER
     struct linger:
-        int l_onoff
+        pass
     int setsockopt(int fd, int level, int option, const void *value, unsigned int size)
 
 cdef extern from "pthread.h" nogil:
@@ -83,6 +83,13 @@ cdef enum:
 cdef object _FileIO = io.FileIO
 
 
+def _after_fork():
+    closing(-closing(0))  # the threads are not in this process
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
 cdef void *_run_close(void *argument) noexcept nogil:
     """Close as many descriptors as the first number says; those follow it."""
     cdef int *fds = <int *>argument
@@ -110,7 +117,7 @@ cdef void _close_slowly(const int *fds, int count) noexcept nogil:
     cdef timespec until
     cdef int error
     cdef int *batch = <int *>malloc((count + 1) * sizeof(int))
-    none.l_onoff = 0
+    memset(&none, 0, sizeof(none))
     for i in range(count):
         setsockopt(fds[i], SOL_SOCKET, SO_LINGER, &none, sizeof(none))
         if batch == NULL:
@@ -227,23 +234,26 @@ def adopt(cls, fd, mode, /):
 def leave_description(file, /):
     """Give a received file a description of its own, at offset 0; tell whether it has one.
 
-    All at once: no other thread of Python and no signal handler sees the half of it.
+    Tried once: after that, the file has a position somewhere.  All at once: no other thread
+    of Python and no signal handler sees the half of it.
     """
     cdef char path[32]
     cdef int fd, own, flags, error
     with cython.critical_section(file):
-        if not file._foreign:
-            return True
+        if file._foreign is not True:
+            return not file._foreign
         fd = file.fileno()
         flags = fcntl(fd, F_GETFL) & O_ACCMODE
         snprintf(path, sizeof(path), "/proc/self/fd/%d", fd)
         own = open(path, flags | O_CLOEXEC | O_NONBLOCK)
         if own == -1:
+            file._foreign = "for ever"
             return False
         flags = O_CLOEXEC if fcntl(fd, F_GETFD) & FD_CLOEXEC else 0
-        error = dup3(own, fd, flags)
+        error = 0 if dup3(own, fd, flags) != -1 else errno.errno
         unistd.close(own)
-        if error == -1:
+        if error:
+            errno.errno = error
             raise_errno(f"descriptor {fd}")
         file._foreign = False
     return True

@@ -260,8 +260,8 @@ class Memfd(io.FileIO):
         name = _Name()
 
     # A received descriptor shares its offset with the sender until it is re-opened; where
-    # that is not permitted, this is its own one.
-    _foreign = False
+    # that is not possible, this is its own one.
+    _foreign: bool | str = False
     _position = 0
 
     # A weak reference to what is kept for processes that it was sent to.
@@ -326,7 +326,8 @@ class Memfd(io.FileIO):
             the reader, so a sparse file can exhaust it.  Not checked without `require`.
         copy : bool, optional
             If the seals are missing, copy the contents into a new, sealed memfd instead
-            of refusing.  That takes as long and as much memory as `max_size` allows.
+            of refusing; a sparse file is refused all the same, where the kernel tells.
+            That takes as long and as much memory as `max_size` allows.
         hugetlb : bool, optional
             Accept a file made of pages of the hugetlb pool.
 
@@ -335,7 +336,7 @@ class Memfd(io.FileIO):
         Memfd
             Not inheritable, reading from 0, sharing no offset with the sender: it is
             re-opened at the first read or seek, and keeps an offset of its own where
-            that is not permitted.  Programs that get its descriptor before that, as
+            that is not possible.  Programs that get its descriptor before that, as
             their standard input for one, read where the sender's offset is.
 
         Raises

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import functools
 import os
 
 from memfd import _core
@@ -16,6 +15,8 @@ if TYPE_CHECKING:
     from memfd._seal import SealError
 
 _EXECUTABLE = 0o111
+
+_forges: bool | None = None  # what `_can_be_forged` has found out
 
 
 def check(
@@ -136,13 +137,15 @@ def _unsealed(fd: int, seals: int, require: int, mode: int) -> SealError | None:
     )
 
 
-@functools.cache
 def _can_be_forged() -> bool:
     """Tell whether this kernel may report F_SEAL_WRITE of a file that is mapped writable.
 
     F_SEAL_EXEC of an executable file sets F_SEAL_WRITE, too, and is refused on such a
     file, but for the kernels from 6.3 on until this was mended.
     """
+    global _forges
+    if _forges is not None:
+        return _forges
     import mmap
 
     flags = _core.MFD_EXEC | _core.MFD_ALLOW_SEALING | _core.MFD_CLOEXEC
@@ -152,9 +155,13 @@ def _can_be_forged() -> bool:
             with mmap.mmap(file.fileno(), 1):
                 _core.add_seal_bits(file, _core.F_SEAL_EXEC)
     except OSError as error:
-        # Whatever else it is, such as vm.memfd_noexec, proves nothing.
-        return error.errno != errno.EBUSY
-    return True
+        # Whatever else it is, such as vm.memfd_noexec or EMFILE, proves nothing.
+        if error.errno != errno.EBUSY:
+            return True
+        _forges = False
+    else:
+        _forges = True
+    return _forges
 
 
 def _memory_limit() -> int:

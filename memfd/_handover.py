@@ -17,7 +17,6 @@ import resource
 import select
 import signal
 import socket
-import struct
 import threading
 import time
 from multiprocessing import context, process, reduction, resource_sharer, util
@@ -38,7 +37,7 @@ _PAUSE = 0.02  # seconds between two looks at the pipe, where nothing is sent me
 _FEW = 16  # messages for which the pipe need not be looked at: the thread does so soon
 _MANY, _MOST = 64, 1024  # messages that may wait in any case, and for _MAX_AGE only
 _MOST_ARGUMENTS = 200  # that a process inherits; a fork server passes on few more
-_PATIENCE = 10  # seconds that who comes with a ticket may take
+_PATIENCE = 10.0  # seconds after which who comes with a ticket is sent away
 
 # The number of each slip that was not given back, oldest first: what is kept for it, since
 # when, and the key of its ticket.
@@ -330,20 +329,30 @@ class _Sharer(resource_sharer._ResourceSharer):  # type: ignore[name-defined,mis
     def answer(self) -> None:
         """Send what one ticket is for, unless it was redeemed before."""
         accepted, _ = self._listener.accept()
-        # Strangers, too, can come here, and say nothing.
-        patience = struct.pack("ll", _PATIENCE, 0)
-        accepted.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, patience)
         key = _key_of(self._address, self._authkey)
-        with multiprocessing.connection.Connection(accepted.detach()) as connection:
-            multiprocessing.connection.deliver_challenge(connection, key)
-            multiprocessing.connection.answer_challenge(connection, key)
-            number, pid = connection.recv()
-            send, close = self._cache.pop(number, (None, None))
-            if send is not None:
-                try:
-                    send(connection, pid)
-                finally:
-                    close()
+        connection = multiprocessing.connection.Connection(os.dup(accepted.fileno()))
+        # Strangers, too, can come here, and say nothing, or little at a time.
+        timer = threading.Timer(_PATIENCE, _hang_up, (accepted,))
+        timer.daemon = True
+        with accepted, connection:
+            timer.start()
+            try:
+                multiprocessing.connection.deliver_challenge(connection, key)
+                multiprocessing.connection.answer_challenge(connection, key)
+                number, pid = connection.recv()
+                send, close = self._cache.pop(number, (None, None))
+                if send is not None:
+                    try:
+                        send(connection, pid)
+                    finally:
+                        close()
+            finally:
+                timer.cancel()
+
+
+def _hang_up(accepted: socket.socket) -> None:
+    with contextlib.suppress(OSError):  # it was answered meanwhile
+        accepted.shutdown(socket.SHUT_RDWR)
 
 
 def _key_of(address: bytes, authkey: bytes) -> bytes:
@@ -398,12 +407,16 @@ def linger() -> bool:
     ends: list[Any] = [parent.sentinel] * (parent.sentinel is not None)
     if not _sharer.is_served():
         ends.append(_sharer._listener)
-    while pending() and _desk is not None:
+    while pending():
         left = end - time.monotonic()
+        desk = _desk
+        pipe = -1 if desk is None else desk.fileno()
+        if pipe == -1:  # somebody closed it, and nobody can give back
+            return False
         if left <= 0:  # guard: end of waiting
             return False
         # In short pieces: the thread may take from the pipe what this waits for.
-        ready = multiprocessing.connection.wait([*ends, _desk.fileno()], min(left, 0.1))
+        ready = multiprocessing.connection.wait([*ends, pipe], min(left, 0.1))
         if parent.sentinel in ready:
             return False  # nobody is left
         if _sharer._listener in ready:

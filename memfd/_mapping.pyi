@@ -54,5 +54,9 @@ class Mapping:
     def __release_buffer__(self, buffer: memoryview, /) -> None: ...
 
 def while_private(
-    mappings: list[Mapping], fd: int, seal: Callable[[], object], /
+    mappings: list[Mapping],
+    fd: int,
+    seal: Callable[[], object],
+    kind: type[Mapping] | None = None,
+    /,
 ) -> None: ...

@@ -693,12 +693,12 @@ cdef class Mapping:
         return answer
 
 
-def while_private(list mappings, int fd, seal, /):
+def while_private(list mappings, int fd, seal, kind=None, /):
     """Call ``seal()`` while all shared mappings of a memfd are private.
 
-    If the memfd is sealed against writing then, they stay so and lose their `memfd`, also
-    where an exception is raised.  Else they are shared again, and what was written to them
-    meanwhile is in the file.
+    If the memfd is sealed against writing then, they stay so, and those of type `kind` lose
+    their `memfd`, also where an exception is raised.  Else they are shared again, and what
+    was written to them meanwhile is in the file.
     """
     cdef Mapping mapping
     cdef int answer, seals, error = 0
@@ -719,7 +719,7 @@ def while_private(list mappings, int fd, seal, /):
                     answer = mapping._make_shared(fd)
                 if answer == -1:
                     error = errno.errno
-            if mapping._mode == 2 and hasattr(mapping, "memfd"):
+            if mapping._mode == 2 and type(mapping) is kind:
                 mapping.memfd = None
         if error:
             errno.errno = error

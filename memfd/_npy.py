@@ -274,13 +274,17 @@ def _bare(dtype: np.dtype[Any]) -> np.dtype[Any]:
     """
     if dtype.metadata is None and dtype.fields is None and dtype.subdtype is None:
         return dtype
-    bare: np.dtype[Any] = npy.drop_metadata(dtype)
-    if bare is not dtype and _has_metadata(dtype):
+    if _has_metadata(dtype):
         raise TypeError(
             f"dtype {dtype!r} has metadata, which .npy does not keep; "
             "memfd.share(array, dtype=...) of the same type without it drops it"
         )
-    return bare
+    try:
+        bare: np.dtype[Any] = npy.drop_metadata(dtype)
+    except ValueError:  # of fields with titles
+        return dtype
+    # Of types that are not NumPy's own it makes others.
+    return bare if bare.num == dtype.num else np.dtype(dtype.type)
 
 
 def _has_metadata(dtype: np.dtype[Any]) -> bool:

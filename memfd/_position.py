@@ -1,14 +1,17 @@
 """A position of our own in a file whose description others share.
 
 Who shares it moves the position that the kernel keeps, also between two reads of data that
-can never change.  A file is opened again to get away from them; where that is forbidden, by
-its mode or without /proc, these functions stand in for the methods of `io.FileIO`.
+can never change.  A file is opened again to get away from them; where that fails, for its
+mode, without /proc or without a descriptor left, these functions stand in for the methods
+of `io.FileIO` from then on.
 """
 
 from __future__ import annotations
 
 import _thread
 import errno
+import io
+import operator
 import os
 
 TYPE_CHECKING = False
@@ -19,6 +22,16 @@ if TYPE_CHECKING:
 
 # Read and moved at once, as in the kernel.  A signal handler may read, too.
 _moving = _thread.RLock()
+_END = 2**63 - 1
+
+
+def _begin_anew() -> None:
+    """Make a new lock in a forked child: a thread of the parent may have had it."""
+    global _moving
+    _moving = _thread.RLock()
+
+
+os.register_at_fork(after_in_child=_begin_anew)
 
 
 def read(f: Memfd, size: int | None) -> bytes:
@@ -50,6 +63,8 @@ def readinto(f: Memfd, buffer: Buffer) -> int:
 
 def write(f: Memfd, data: Buffer) -> int:
     """Write some of `data` and return the number of bytes."""
+    if not f.writable():
+        raise io.UnsupportedOperation("File not open for writing")
     with _moving:
         wrote = os.pwrite(f.fileno(), data, f._position)
         f._position += wrote
@@ -58,14 +73,17 @@ def write(f: Memfd, data: Buffer) -> int:
 
 def seek(f: Memfd, offset: int, whence: int) -> int:
     """Move the position and return it."""
+    offset = int(operator.index(offset))
+    if not -_END <= offset <= _END:
+        raise OverflowError(f"offset must be below 2**63, got {offset}")
     with _moving:
         if whence == os.SEEK_CUR:
             offset += f._position
         elif whence == os.SEEK_END:
             offset += f.size
-        elif whence != os.SEEK_SET:
-            raise ValueError(f"whence must be 0, 1 or 2, got {whence!r}")
-        if offset < 0:
+        if whence not in (os.SEEK_SET, os.SEEK_CUR, os.SEEK_END) or not (
+            0 <= offset <= _END
+        ):
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         f._position = offset
     return offset

@@ -44,15 +44,29 @@ _reducers: dict[type, Callable[[Any], _Reduced]] = {}
 # forks: a child with half a module would wait for ever for the thread that loads it, which
 # stayed in the parent.  Re-entrant, as a signal handler may load something, too.
 loading = _thread.RLock()
+_forking: list[bool] = []
+
+
+def _before_fork() -> None:
+    loading.acquire()
+    _forking.append(True)
+
+
+def _after_fork() -> None:
+    if _forking:  # else a signal handler raised while it was waited for
+        _forking.pop()
+        loading.release()
+
+
 os.register_at_fork(
-    before=loading.acquire,
-    after_in_parent=loading.release,
-    after_in_child=loading.release,
+    before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork
 )
 
 # Modules that are loaded when they are needed.
 _arrays: Any = None
 _handover: Any = None
+
+_lingers = False  # whether the end of this process is known to `_linger_at_end`
 
 
 def register(cls: type, reduce: Callable[[Any], _Reduced]) -> None:
@@ -67,6 +81,9 @@ def load_arrays() -> Any:
     """Import the module of the arrays, which needs NumPy, and register its types."""
     global _arrays
     if _arrays is None:
+        # What others own is loaded before: it may take locks that they hold as they fork.
+        import numpy  # noqa: F401
+
         with loading:
             from memfd import _array, _arraydict
 
@@ -77,13 +94,17 @@ def load_arrays() -> Any:
     return _arrays
 
 
-def _load_handover() -> Any:
+def load_handover() -> Any:
     global _handover
     if _handover is None:
+        from multiprocessing import connection, resource_sharer, util  # noqa: F401
+
         with loading:
             from memfd import _handover as module
 
             _handover = module
+        if not _lingers:
+            _linger_at_end(util)
     return _handover
 
 
@@ -95,8 +116,10 @@ def _linger_at_end(util: Any) -> None:
         # such a thread adds when finalizers run already, nothing is seen.
         util.Finalize(None, _linger, exitpriority=-50)  # guard: child that ends -> pass
 
-    # Missing while the module is half imported; the hook comes later.
+    global _lingers
+    # Missing while the module is half imported; then the first message comes later.
     if hasattr(util, "register_after_fork"):
+        _lingers = True
         finalize()
         util.register_after_fork(_Hook, finalize)  # guard: child that forgot finalizers
 
@@ -160,26 +183,26 @@ class _Loader:
 
 
 def _reduce_memfd(memfd: Memfd) -> _Reduced:
-    return _rebuild_memfd, _load_handover().give(memfd)
+    return _rebuild_memfd, load_handover().give(memfd)
 
 
 def _rebuild_memfd(slip: bytes | None, ticket: Any, name: str) -> Memfd | _Lost:
     try:
-        taken: Memfd = _load_handover().take(slip, ticket, name)
+        taken: Memfd = load_handover().take(slip, ticket, name)
     except Exception as error:
         return _lost(error, name)
     return taken
 
 
 def _reduce_memory(memory: Memory) -> _Reduced:
-    return _rebuild_memory, (memory.mode, *_load_handover().give(memory.memfd))
+    return _rebuild_memory, (memory.mode, *load_handover().give(memory.memfd))
 
 
 def _rebuild_memory(
     mode: Mode, slip: bytes | None, ticket: Any, name: str
 ) -> Memory | _Lost:
     try:
-        handover, arrays = _load_handover(), load_arrays()
+        handover, arrays = load_handover(), load_arrays()
         memory = None if slip is None else _mapped_already(slip, mode, arrays)
         if memory is None or slip is None:
             memory = _mapped(handover.take(slip, ticket, name), mode, arrays)
@@ -338,6 +361,6 @@ for _name in _OPERATIONS.split():
     setattr(_Lost, f"__{_name}__", _Lost._fail)
 
 register(_file.Memfd, _reduce_memfd)
-if "multiprocessing.util" in sys.modules:
-    _linger_at_end(sys.modules["multiprocessing.util"])
 sys.meta_path.insert(0, _Hook)
+if "multiprocessing.util" in sys.modules and not _lingers:
+    _linger_at_end(sys.modules["multiprocessing.util"])

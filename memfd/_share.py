@@ -48,6 +48,15 @@ _SEALED = _core.IMMUTABLE | _core.F_SEAL_SEAL
 _freezing = _thread.allocate_lock()
 
 
+def _begin_anew() -> None:
+    """Make a new lock in a forked child: a thread of the parent may have had it."""
+    global _freezing
+    _freezing = _thread.allocate_lock()
+
+
+os.register_at_fork(after_in_child=_begin_anew)
+
+
 if TYPE_CHECKING:
 
     @overload
@@ -170,8 +179,10 @@ def share(
             or (order == "F" and flags.f_contiguous)
         )
         if ordered and (dtype is None or array.dtype == dtype):
-            # Equal, but for metadata.
-            return array.view(array.dtype if dtype is None else np.dtype(dtype), Array)
+            # Equal, but for metadata, of which it may be rid.
+            dtype = array.dtype if dtype is None else np.dtype(dtype)
+            _npy.header(dtype, (), False)
+            return array.view(dtype, Array)
     source = _source.Source(array, dtype, order)
     header = _npy.header(source.dtype, source.shape, source.fortran)
     memfd = _file.filled(
@@ -352,7 +363,7 @@ def _seal_under(memory: Memory, memfd: Memfd) -> None:
         if isinstance(mapping, _mapping.Mapping) and mapping.mode == "r+"
     ]
     _mapping.while_private(
-        shared, memfd.fileno(), lambda: _file.add_seals(memfd, _SEALED)
+        shared, memfd.fileno(), lambda: _file.add_seals(memfd, _SEALED), Memory
     )
 
 

@@ -184,6 +184,19 @@ def test_metadata_of_a_dtype_are_not_lost_in_silence(dtype):
         assert memfd.share(source, dtype=plain).dtype == plain
         assert "metadata" not in repr(memfd.share(source, dtype=plain).dtype)
     assert memfd.share(np.zeros(3, np.dtype("i4", metadata={}))).tolist() == [0, 0, 0]
+    # Equal to a dtype that is refused, and no reason to share it.
+    with pytest.raises(TypeError, match="has metadata"):
+        memfd.share(memfd.share(np.zeros(3, "i4")), dtype=NOTED)
+
+
+@pytest.mark.parametrize(
+    ("metadata", "words"), [({}, "cannot be kept"), ({"a": 1}, "has metadata")]
+)
+def test_empty_metadata_make_no_other_type(metadata, words):
+    """What .npy does not give back is refused with and without them."""
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    with pytest.raises(TypeError, match=words):
+        memfd.share(np.zeros(3, np.dtype(ml_dtypes.bfloat16, metadata=metadata)))
 
 
 def test_share_refuses_string_dtype():

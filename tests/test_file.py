@@ -443,14 +443,59 @@ def test_a_position_of_its_own_where_it_cannot_be_opened_again(leased, read, ans
     assert os.lseek(leased, 0, os.SEEK_CUR) == 5
 
 
+def test_a_position_of_its_own_stays(run):
+    """Where there was no descriptor left for a moment, reading goes on where it was."""
+    run("""
+        import os, resource
+        import memfd
+        sent = memfd.from_bytes(b"0123456789")
+        f = memfd.Memfd.from_fd(os.dup(sent.fileno()))
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (f.fileno() + 1, hard))
+        assert f.read(4) == b"0123"
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert (f.read(2), f.tell()) == (b"45", 6)
+    """)
+
+
+def test_a_child_has_a_position_of_its_own(run):
+    """Also where a thread was reading when it was forked."""
+    run("""
+        import os, signal
+        import memfd
+        from memfd import _position
+        sent = memfd.from_bytes(b"0123456789")
+        f = memfd.Memfd.from_fd(os.dup(sent.fileno()))
+        f._foreign = "for ever"
+        with _position._moving:
+            pid = os.fork()
+            if pid == 0:
+                signal.alarm(10)
+                import threading
+                thread = threading.Thread(target=f.read, args=(4,))
+                thread.start()
+                thread.join()
+                os._exit(f.read(4) != b"4567")
+        assert os.waitpid(pid, 0)[1] == 0
+    """)
+
+
 def test_bad_positions_where_it_cannot_be_opened_again(leased):
     """There is nothing before the beginning, and the other kinds of seek are refused."""
     with Memfd.from_fd(os.dup(leased)) as adopted:
         adopted.seek(3)
         with pytest.raises(OSError, match="Invalid argument"):
             adopted.seek(-4, os.SEEK_CUR)
-        with pytest.raises(ValueError, match="whence must be 0, 1 or 2, got 3"):
+        with pytest.raises(OSError, match="Invalid argument"):
             adopted.seek(0, os.SEEK_DATA)
+        with pytest.raises(OverflowError):
+            adopted.seek(2**63)
+        with pytest.raises(OSError, match="Invalid argument"):
+            adopted.seek(2**63 - 1, os.SEEK_CUR)
+        with pytest.raises(TypeError):
+            adopted.seek(1.5)
+        with pytest.raises(io.UnsupportedOperation):
+            adopted.write(b"x")
         assert adopted.tell() == 3
 
 

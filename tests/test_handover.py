@@ -851,7 +851,7 @@ def test_a_stranger_in_between(play):
 def test_a_stranger_who_says_nothing(play):
     """It keeps others from their memfds for a bounded time only."""
     play("""
-        import socket
+        import signal, socket, threading
         _handover._PATIENCE = 1
         here, there = multiprocessing.Pipe()
         _loan.fetch = lambda cls, slip: None
@@ -859,6 +859,41 @@ def test_a_stranger_who_says_nothing(play):
         with socket.socket(socket.AF_UNIX) as stranger:
             stranger.connect(_handover._sharer._address)
             assert there.recv().read() == b"data"
+
+        here.send(memfd.from_bytes(b"more"))
+        signal.alarm(20)
+        with socket.socket(socket.AF_UNIX) as stranger:
+            stranger.connect(_handover._sharer._address)
+            gone = threading.Event()
+
+            def drip():
+                try:
+                    while not gone.wait(0.2):
+                        stranger.send(bytes(1))
+                except OSError:
+                    pass
+
+            thread = threading.Thread(target=drip)
+            thread.start()
+            assert there.recv().read() == b"more"
+            gone.set()
+            thread.join()
+    """)
+
+
+def test_a_child_whose_pipe_was_closed_ends(play):
+    """Nobody can give anything back then, and it waits for nobody."""
+    play("""
+        def send(connection):
+            connection.send(memfd.from_bytes(b"data"))
+            os.close(_handover._desk.fileno())
+
+        context = multiprocessing.get_context("fork")
+        here, there = context.Pipe()
+        process = context.Process(target=send, args=(there,))
+        process.start()
+        process.join(8)
+        assert process.exitcode == 0, process.exitcode
     """)
 
 
