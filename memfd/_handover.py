@@ -454,8 +454,8 @@ def _begin_anew() -> None:
     _opening = threading.Lock()  # a thread of the parent may have had it
     _is_staying = False
     _starting.clear()
-    _pending.clear()  # guard: messages of a parent
     _sharer._afterfork()  # guard: tickets of a parent
+    _pending.clear()  # also what had no ticket yet
     if _desk is not None:
         _desk.close()
         _desk = None
