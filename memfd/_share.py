@@ -163,7 +163,8 @@ def share(
         raise ValueError(f'order must be "K", "A", "C" or "F", got {order!r}')
     huge, threads = _fill.check(huge, threads)
     seals = _SEALED if mode == "r" else FIXED_SIZE
-    if isinstance(array, collections.abc.Mapping):
+    # An array is asked about first: what an abstract class answers takes long.
+    if not isinstance(array, np.ndarray) and isinstance(array, collections.abc.Mapping):
         if order == "F":
             raise ValueError("order must not be 'F' for several arrays in one memfd")
         if isinstance(array, ArrayDict) and dtype is None:
