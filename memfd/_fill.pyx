@@ -15,7 +15,7 @@ from cpython.object cimport PyObject_AsFileDescriptor
 from libc cimport errno
 from libc.stdint cimport INT64_MAX
 from libc.string cimport memcpy
-from posix.mman cimport MAP_PRIVATE, MAP_SHARED, PROT_READ, PROT_WRITE, munmap
+from posix.mman cimport MAP_PRIVATE, MAP_SHARED, PROT_READ, PROT_WRITE
 from posix.types cimport off_t
 
 cimport memfd._pages as _pages
@@ -48,7 +48,6 @@ cdef extern from "sys/uio.h" nogil:
     ssize_t pwritev(int fd, const iovec *pieces, int count, off_t offset)
 
 cdef enum:
-    _SMALL = 1 << 20  # bytes below which no huge page is worth it
     _LEAST_PART = 16 << 20  # bytes that keep a thread busy
 
 HUGE = ("auto", "always", "never")
@@ -128,7 +127,7 @@ cdef class Filler:
             if not made:
                 self._unmap()
             elif not _pages.is_slow(&self._costs):
-                munmap(self._at, self._length)
+                _pages.leave(self._at, self._length)
                 self._alone = True
                 self._map()
         else:
@@ -155,7 +154,7 @@ cdef class Filler:
     cdef void _unmap(self) noexcept nogil:
         """Let what is written from now on go into ordinary pages."""
         if self._at != NULL:
-            munmap(self._at, self._length)
+            _pages.leave(self._at, self._length)
         self._at = NULL
         self._limit = self._first
 
@@ -389,7 +388,7 @@ def fill(fd, data, offset=0, /, *, head=b"", huge="auto", threads=1, alone=True)
                 raise_errno(f"writing {first.len + view.len} bytes at {start}")
             end = start + first.len + view.len
             parts = _pages.smaller(parts, <size_t>(end - start) // _LEAST_PART)
-            if end - start < _SMALL and huge != "always":
+            if end - start < _pages.SMALL and huge != "always":
                 with nogil:
                     answer = _write_both(
                         descriptor, <const char *>first.buf, first.len,

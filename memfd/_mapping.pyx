@@ -43,7 +43,6 @@ MODES = ("r", "r+", "c")
 
 cdef enum:
     PAGEMAP_STEP = 4096  # pages
-    _SMALL = 1 << 20  # bytes below which huge pages are not worth their alignment
     _STAYS = _linux.F_SEAL_SHRINK | _linux.F_SEAL_WRITE  # not a page can be taken away
 
 
@@ -461,7 +460,7 @@ cdef class Mapping:
         if (
             not hugetlb
             and 0 < <size_t>HUGE_PAGE_SIZE
-            and (self._size >= _SMALL or status.st_blocks * 512 >= HUGE_PAGE_SIZE)
+            and (self._size >= _pages.SMALL or status.st_blocks * 512 >= HUGE_PAGE_SIZE)
         ):
             huge = HUGE_PAGE_SIZE
             if self._offset + length == status.st_size:
@@ -506,7 +505,7 @@ cdef class Mapping:
 
     def __dealloc__(self):
         if self._address != NULL:
-            munmap(self._address, self._length)
+            _pages.leave(self._address, self._length)
 
     def __getbuffer__(self, Py_buffer *buffer, int flags):
         with cython.critical_section(self):

@@ -21,12 +21,27 @@ cdef extern from "sys/mman.h" nogil:
 
 cdef enum:
     COPY_STEP = 16 << 20  # bytes after which signals are looked at
+    SMALL = 1 << 20  # bytes below which no huge page is worth it
     MANY = 64 << 20  # bytes in so many huge pages that one does not count
     _LEAST_REST = 256 << 10  # a rest below that is quicker in ordinary pages
 
 
 cdef inline size_t smaller(size_t one, size_t other) noexcept nogil:
     return one if one < other else other
+
+
+# Where memory went last that began at a huge page: one call maps there what would else
+# take four, and cold caches make those dear.  Each module has its own.
+cdef extern from * nogil:
+    """
+    static void *memfd_free_place;
+    #define memfd_set_free_place(at) \
+        __atomic_store_n(&memfd_free_place, (void *)(at), __ATOMIC_RELAXED)
+    #define memfd_take_free_place() \
+        __atomic_exchange_n(&memfd_free_place, NULL, __ATOMIC_RELAXED)
+    """
+    void set_free_place "memfd_set_free_place"(char *at)
+    void *take_free_place "memfd_take_free_place"()
 
 
 cdef inline char *place(
@@ -38,6 +53,14 @@ cdef inline char *place(
     cdef size_t before
     cdef int error
     if huge and length >= huge:
+        at = <char *>take_free_place()
+        if at != NULL and not (<size_t>at - <size_t>offset) & (huge - 1):
+            # Only a hint: what is there meanwhile stays there.
+            start = <char *>mmap(at, length, prot, flags, fd, offset)
+            if start == at:
+                return at
+            if start != MAP_FAILED:
+                munmap(start, length)
         start = <char *>mmap(
             NULL, length + huge, PROT_NONE,
             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0,
@@ -56,6 +79,13 @@ cdef inline char *place(
         munmap(start, before)
     munmap(at + length, huge - before)
     return at
+
+
+cdef inline void leave(char *at, size_t length) noexcept nogil:
+    """Unmap what `place` mapped."""
+    munmap(at, length)
+    if length >= SMALL:
+        set_free_place(at)
 
 
 cdef inline int write_all(
@@ -173,10 +203,14 @@ cdef inline bint next_is_huge(Costs *costs, char *at, size_t huge) noexcept nogi
 
 cdef inline int make_huge(Costs *costs, char *at, size_t huge) noexcept nogil:
     """As `collapse`, and add how long it waited."""
-    cdef double begin = seconds(CLOCK_MONOTONIC)
-    cdef double used = seconds(CLOCK_THREAD_CPUTIME_ID)
-    cdef int answer = collapse(at, huge)
-    cdef int error = errno.errno
+    cdef double begin, used
+    cdef int answer, error
+    if costs.total <= huge:  # there is no next page for which that would count
+        return collapse(at, huge)
+    begin = seconds(CLOCK_MONOTONIC)
+    used = seconds(CLOCK_THREAD_CPUTIME_ID)
+    answer = collapse(at, huge)
+    error = errno.errno
     used = seconds(CLOCK_THREAD_CPUTIME_ID) - used
     costs.waited += seconds(CLOCK_MONOTONIC) - begin - used
     errno.errno = error

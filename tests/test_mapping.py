@@ -1,5 +1,6 @@
 """Mapping: a region of a memfd in this process."""
 
+import ctypes
 import errno
 import gc
 import mmap
@@ -200,6 +201,37 @@ def test_large_mappings_fit_huge_pages(mode, offset):
     ):
         assert (m.address - m.offset) % HUGE == 0
         assert memoryview(m)[2 * HUGE] == 0
+
+
+@pytest.mark.skipif(not HUGE, reason="this kernel has no transparent huge pages")
+@pytest.mark.parametrize("offset", [0, PAGE])
+def test_what_lies_where_a_mapping_was_stays(offset):
+    """A mapping comes where one has gone, if that fits and nothing else is there."""
+    with memfd.create(size=4 * HUGE) as f:
+        first = memfd.Mapping(f, size=2 * HUGE)
+        place = first.address
+        del first
+        again = memfd.Mapping(f, offset=offset, size=2 * HUGE)
+        assert (again.address - offset) % HUGE == 0
+        assert offset or again.address == place
+        place = again.address
+        del again
+        other = memfd.from_bytes(b"mine" * PAGE)
+        libc = ctypes.CDLL(None)
+        libc.mmap.restype = ctypes.c_void_p
+        libc.mmap.argtypes = (
+            [ctypes.c_void_p, ctypes.c_size_t] + [ctypes.c_int] * 3 + [ctypes.c_long]
+        )
+        taken = libc.mmap(
+            place, PAGE, mmap.PROT_READ, mmap.MAP_PRIVATE, other.fileno(), 0
+        )
+        assert taken == place
+        third = memfd.Mapping(f, offset=offset, size=2 * HUGE)
+        assert (third.address - offset) % HUGE == 0
+        assert third.address + 2 * HUGE <= place or third.address >= place + PAGE
+        assert ctypes.string_at(place, 4) == b"mine"
+        memfd.unmap(place, PAGE)
+        other.close()
 
 
 def test_address_stays_reserved_after_close(run):
@@ -426,7 +458,7 @@ def test_a_hugetlb_file_with_forged_blocks(run):
         page = 2 << 20
         f = memfd.create(size=page, hugetlb=page)
         keep_size = 1
-        libc = ctypes.CDLL(None, use_errno=True)
+        libc = ctypes.CDLL(None)
         beyond = ctypes.c_long(page)
         while libc.fallocate(f.fileno(), keep_size, beyond, beyond) == 0:
             beyond.value += page  # until the pool is empty
