@@ -12,11 +12,10 @@ cimport cython
 from cpython.buffer cimport (
     PyBUF_STRIDED_RO, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer,
 )
-from cpython.exc cimport PyErr_CheckSignals
 from cpython.object cimport PyObject_AsFileDescriptor
 from libc cimport errno
 from libc.stdint cimport uint64_t
-from libc.string cimport memcmp, memset
+from libc.string cimport memcmp
 from posix.fcntl cimport O_CLOEXEC, O_RDONLY, open
 from posix.mman cimport (
     MAP_ANONYMOUS, MAP_FAILED, MAP_NORESERVE, MAP_PRIVATE, MAP_SHARED, PROT_READ,
@@ -213,29 +212,6 @@ cdef int _put_back(int fd, char *at, size_t size, off_t offset) noexcept nogil:
         close(pagemap)
     errno.errno = error
     return answer
-
-
-cdef int _populate(char *at, size_t size) noexcept nogil:
-    """Make ordinary pages of a shared mapping (Linux 5.14).  0, or -1 and errno."""
-    return _pages.madvise(at, size, _linux.MADV_POPULATE_WRITE)
-
-
-cdef bint _populate_next(
-    char *at, size_t huge, _pages.Costs *costs
-) noexcept nogil:
-    """Make a huge page of a shared mapping, or as many ordinary ones.
-
-    False: that cannot be done.
-    """
-    cdef bint is_huge = _pages.next_is_huge(costs, at, huge)
-    cdef double begin = _pages.seconds(_pages.CLOCK_MONOTONIC)
-    # One page has to be there before it can be made huge.
-    if _populate(at, 1 if is_huge else huge) == -1:
-        return False
-    if is_huge and _pages.make_huge(costs, at, huge) == -1:
-        return False
-    _pages.note(costs, huge, begin)
-    return True
 
 
 # --- Python -------------------------------------------------------------------------
@@ -632,26 +608,7 @@ cdef class Mapping:
 
     def _populate(self):
         """Make all pages now, huge where possible; the rest is made when touched."""
-        cdef size_t done = 0, stop, huge_end = 0, huge = HUGE_PAGE_SIZE
-        cdef size_t start = <size_t>self._address
-        cdef _pages.Costs costs
-        memset(&costs, 0, sizeof(costs))
-        costs.total = self._size
-        costs.tolerance = 4  # huge pages were asked for: for what comes after
-        if huge and not start & (huge - 1) and not self._offset & (huge - 1):
-            huge_end = _pages.huge_end(0, self._size, huge, False)
-        while done < self._size:
-            stop = done + _pages.smaller(_pages.COPY_STEP, self._size - done)
-            with nogil:
-                while done < stop:
-                    if done >= huge_end:
-                        _populate(self._address + done, stop - done)
-                        done = stop
-                    elif _populate_next(self._address + done, huge, &costs):
-                        done += huge
-                    else:
-                        huge_end = done
-            PyErr_CheckSignals()
+        _pages.populate(self._address, self._size, self._offset, HUGE_PAGE_SIZE)
 
     def _fault_in(self, offset, /):
         """Map the page at `offset`, which is there (Linux 5.14); never a signal."""

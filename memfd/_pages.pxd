@@ -1,9 +1,12 @@
 """Pages of a memfd: mapped where huge pages can be, made huge, written.
 
-Inline and without the GIL, for the compiled modules of this package; -1 and errno.
+Inline and, but for `populate`, without the GIL, for the compiled modules of this package;
+-1 and errno.
 """
 
+from cpython.exc cimport PyErr_CheckSignals
 from libc cimport errno
+from libc.string cimport memset
 from posix.mman cimport (
     MAP_ANONYMOUS, MAP_FAILED, MAP_FIXED, MAP_NORESERVE, MAP_PRIVATE, PROT_NONE, mmap,
     munmap,
@@ -229,3 +232,55 @@ cdef inline void note(Costs *costs, size_t size, double begin) noexcept nogil:
     else:
         costs.ordinary += took
         costs.ordinary_size += size
+
+
+# --- pages made before they are touched ----------------------------------------------
+
+cdef inline int _populate_small(char *at, size_t size) noexcept nogil:
+    """Make ordinary pages of a shared mapping (Linux 5.14).  0, or -1 and errno."""
+    return madvise(at, size, _linux.MADV_POPULATE_WRITE)
+
+
+cdef inline bint _populate_next(char *at, size_t huge, Costs *costs) noexcept nogil:
+    """Make a huge page of a shared mapping, or as many ordinary ones.
+
+    False: that cannot be done.
+    """
+    cdef bint is_huge = next_is_huge(costs, at, huge)
+    cdef double begin = seconds(CLOCK_MONOTONIC)
+    # One page has to be there before it can be made huge.
+    if _populate_small(at, 1 if is_huge else huge) == -1:
+        return False
+    if is_huge and make_huge(costs, at, huge) == -1:
+        return False
+    note(costs, huge, begin)
+    return True
+
+
+cdef inline int populate(
+    char *start, size_t size, off_t offset, size_t huge, bint always=False
+) except -1:
+    """Make all pages of a shared mapping now, huge where possible.
+
+    The rest is made when it is touched.  Raises what signal handlers do.
+    """
+    cdef size_t done = 0, stop, last = 0
+    cdef Costs costs
+    memset(&costs, 0, sizeof(costs))
+    costs.total = size
+    costs.tolerance = 4  # huge pages were asked for: for what comes after
+    if huge and not (<size_t>start | <size_t>offset) & (huge - 1):
+        last = huge_end(0, size, huge, always)
+    while done < size:
+        stop = done + smaller(COPY_STEP, size - done)
+        with nogil:
+            while done < stop:
+                if done >= last:
+                    _populate_small(start + done, stop - done)
+                    done = stop
+                elif _populate_next(start + done, huge, &costs):
+                    done += huge
+                else:
+                    last = done
+        PyErr_CheckSignals()
+    return 0
