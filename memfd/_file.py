@@ -735,13 +735,15 @@ def add_seals(f: Memfd, seals: int) -> None:
 
 def busy(f: Memfd) -> OSError | BufferError:
     """Return the exception for a memfd that others map writable."""
+    from memfd import _proc
+
     status = os.fstat(f.fileno())
     ours = [
         mapping
         for mapping in _mapping.live(status.st_dev, status.st_ino)
         if getattr(mapping, "mode", "r+") == "r+"
     ]
-    pids = _foreign.sharing_pids(status.st_dev, status.st_ino)
+    pids = _proc.sharing_pids(status.st_dev, status.st_ino)
     if ours or os.getpid() in pids:
         what = f"{len(ours)} mappings of it" if ours else "a mapping that is not ours"
         return BufferError(

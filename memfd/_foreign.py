@@ -196,23 +196,3 @@ def _cgroup_limits() -> Iterator[str]:
             yield f"{root}{path}/{name}"
             path = os.path.dirname(path)
         yield f"{root}/{name}"
-
-
-def sharing_pids(device: int, inode: int) -> list[int]:
-    """Return the processes that are seen to have a shared mapping of the file."""
-    mapped = f"{os.major(device):02x}:{os.minor(device):02x} {inode} "
-    pids = []
-    try:
-        entries = os.listdir("/proc")
-    except FileNotFoundError:
-        return []
-    for entry in entries:
-        if not entry.isdecimal():
-            continue
-        try:
-            with open(f"/proc/{entry}/maps", errors="replace") as file:
-                if any(mapped in line and line.split()[1][3] == "s" for line in file):
-                    pids.append(int(entry))
-        except OSError:  # gone meanwhile, or another user's
-            continue
-    return sorted(pids)
