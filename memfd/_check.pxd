@@ -3,6 +3,7 @@
 Inline, so that no module needs another one's C functions at run time.
 """
 
+from cpython.buffer cimport PyBUF_STRIDED_RO, PyBuffer_Release, PyObject_GetBuffer
 from libc.errno cimport errno
 from posix.types cimport off_t
 
@@ -38,6 +39,29 @@ cdef inline unsigned int flags_argument(
     if overflow or not 0 <= flags <= 0xffffffff:
         raise OverflowError(f"{argument} must fit an unsigned int, got {value}")
     return <unsigned int>flags
+
+
+cdef inline Py_ssize_t offset_in(object array, size_t address, size_t size) except? -1:
+    """Return where in some memory an array begins, or -1 if it reaches outside."""
+    cdef Py_buffer view
+    cdef Py_ssize_t start, low, high, reach
+    cdef int i
+    PyObject_GetBuffer(array, &view, PyBUF_STRIDED_RO)
+    # As numbers: to a compiler, these need not be addresses within one object.
+    start = low = high = <Py_ssize_t>(<size_t>view.buf - address)
+    for i in range(view.ndim):
+        reach = (view.shape[i] - 1) * view.strides[i]
+        if reach < 0:
+            low += reach
+        else:
+            high += reach
+    high += view.itemsize
+    if view.len == 0:
+        start = 0
+    elif low < 0 or high > <Py_ssize_t>size:
+        start = -1
+    PyBuffer_Release(&view)
+    return start
 
 
 cdef inline int raise_errno(str hint) except -1:

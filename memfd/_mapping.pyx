@@ -9,9 +9,7 @@ import os
 import _weakref
 
 cimport cython
-from cpython.buffer cimport (
-    PyBUF_STRIDED_RO, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer,
-)
+from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.object cimport PyObject_AsFileDescriptor
 from libc cimport errno
 from libc.stdint cimport uint64_t
@@ -28,7 +26,7 @@ from posix.unistd cimport _SC_PAGESIZE, close, pread, sysconf
 cimport memfd._linux as _linux
 cimport memfd._pages as _pages
 
-from memfd._check cimport raise_errno, size_argument
+from memfd._check cimport offset_in, raise_errno, size_argument
 from memfd._core cimport memfd_get_seals
 
 from memfd._core import is_hugetlb
@@ -586,29 +584,14 @@ cdef class Mapping:
 
     def _place(self, array, /):
         """Return where in this memory an array begins, or -1 if it reaches outside."""
-        cdef Py_buffer view
-        cdef Py_ssize_t start, low, high, reach
-        cdef int i
-        PyObject_GetBuffer(array, &view, PyBUF_STRIDED_RO)
-        # As numbers: to a compiler, these need not be addresses within one object.
-        start = low = high = <Py_ssize_t>(<size_t>view.buf - <size_t>self._address)
-        for i in range(view.ndim):
-            reach = (view.shape[i] - 1) * view.strides[i]
-            if reach < 0:
-                low += reach
-            else:
-                high += reach
-        high += view.itemsize
-        if view.len == 0:
-            start = 0
-        elif low < 0 or high > <Py_ssize_t>self._size:
-            start = -1
-        PyBuffer_Release(&view)
-        return start
+        return offset_in(array, <size_t>self._address, self._size)
 
     def _populate(self):
         """Make all pages now, huge where possible; the rest is made when touched."""
-        _pages.populate(self._address, self._size, self._offset, HUGE_PAGE_SIZE)
+        # Huge pages were asked for: for what comes after.
+        _pages.populate(
+            self._address, self._size, self._offset, HUGE_PAGE_SIZE, False, 4
+        )
 
     def _fault_in(self, offset, /):
         """Map the page at `offset`, which is there (Linux 5.14); never a signal."""

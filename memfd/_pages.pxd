@@ -258,17 +258,19 @@ cdef inline bint _populate_next(char *at, size_t huge, Costs *costs) noexcept no
 
 
 cdef inline int populate(
-    char *start, size_t size, off_t offset, size_t huge, bint always=False
+    char *start, size_t size, off_t offset, size_t huge, bint always, double tolerance
 ) except -1:
     """Make all pages of a shared mapping now, huge where possible.
 
-    The rest is made when it is touched.  Raises what signal handlers do.
+    These may take `tolerance` times as long as ordinary ones.  The rest is made when it is
+    touched; the errno of ordinary pages is returned, or 0.  Raises what signal handlers do.
     """
     cdef size_t done = 0, stop, last = 0
+    cdef int error = 0
     cdef Costs costs
     memset(&costs, 0, sizeof(costs))
     costs.total = size
-    costs.tolerance = 4  # huge pages were asked for: for what comes after
+    costs.tolerance = tolerance
     if huge and not (<size_t>start | <size_t>offset) & (huge - 1):
         last = huge_end(0, size, huge, always)
     while done < size:
@@ -276,11 +278,12 @@ cdef inline int populate(
         with nogil:
             while done < stop:
                 if done >= last:
-                    _populate_small(start + done, stop - done)
+                    if _populate_small(start + done, stop - done) == -1:
+                        error = errno.errno
                     done = stop
                 elif _populate_next(start + done, huge, &costs):
                     done += huge
                 else:
                     last = done
         PyErr_CheckSignals()
-    return 0
+    return error
