@@ -61,6 +61,7 @@ if TYPE_CHECKING:
         zeros_like,
     )
     from memfd._arraydict import ArrayDict
+    from memfd._bufferpool import BufferPool
     from memfd._describe import describe
     from memfd._handover import pending
     from memfd._objects import dump, load
@@ -83,6 +84,7 @@ _HOMES = {
 _NUMPY_HOMES = {
     "Array": "_array",
     "ArrayDict": "_arraydict",
+    "BufferPool": "_bufferpool",
     "attach": "_share",
     "empty": "_array",
     "empty_like": "_array",
@@ -126,6 +128,7 @@ __all__ = [
     "MFD_NOEXEC_SEAL",
     "Array",
     "ArrayDict",
+    "BufferPool",
     "Mapping",
     "Memfd",
     "Seal",

@@ -6,10 +6,11 @@ import functools
 import itertools
 import math
 import operator
+import os
 
 import numpy as np
 
-from memfd import _core, _file, _fill, _mapping, _npy
+from memfd import _block, _core, _descriptors, _file, _fill, _mapping, _npy
 from memfd._seal import Seal
 
 TYPE_CHECKING = False
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from memfd._types import AnyOrder, Mode, Name, Order, Shape
 
 FIXED_SIZE = Seal.SHRINK | Seal.GROW
+_MOST = (
+    2**63 - 1 - (1 << 16)
+)  # bytes of an array, so that its header fits into the file
 
 
 # NumPy's types want arguments here before NumPy 2.3.
@@ -104,21 +108,42 @@ class Memory(_mapping.Mapping):
         raise BufferError("the memory of an Array goes with the last array over it")
 
 
-def memory_of(array: npt.NDArray[Any]) -> Memory | None:
-    """Return the Memory that `array` lies in, or None."""
+class PooledMemory(_block.Frame):
+    """What a block of a BufferPool holds, in its place in an Array's ``.base`` chain."""
+
+    __slots__ = ()
+
+    @property
+    def memfd(self) -> Memfd:
+        """Memfd: For reading only, and opened when it is first asked for."""
+        memfd = self._kept()
+        if memfd is None:
+            descriptors = _descriptors.opened(self._path(), os.O_RDONLY)
+            opened = descriptors.take(_file.Memfd, "rb")
+            del opened.name  # the kernel knows it
+            opened._mark = self._mark
+            memfd = self._kept(opened)
+        return memfd
+
+
+_MEMORIES = (Memory, PooledMemory)
+
+
+def memory_of(array: npt.NDArray[Any]) -> Memory | PooledMemory | None:
+    """Return the memory of a memfd that `array` lies in, or None."""
     base: Any = array.base
     while base is not None:
         if type(base) is memoryview:
             base = base.obj
-        elif type(base) is Memory:
-            return base
+        elif type(base) in _MEMORIES:
+            return base  # type: ignore[no-any-return]
         else:  # an array, or what as_strided() puts between
             base = getattr(base, "base", None)
     return None
 
 
 def view(
-    memory: Memory,
+    memory: Memory | PooledMemory,
     dtype: np.dtype[Any],
     shape: tuple[int, ...],
     offset: int,
@@ -145,6 +170,25 @@ def map_memory(memfd: Memfd, mode: Mode) -> Memory:
     memory = Memory(memfd, mode)
     memory.memfd = memfd
     return memory
+
+
+def layout(
+    shape: Shape, dtype: npt.DTypeLike | None, order: Order
+) -> tuple[np.dtype[Any], tuple[int, ...], bytes, int]:
+    """Return type, shape, .npy header and bytes of a new array."""
+    if order not in ("C", "F"):
+        raise ValueError(f'order must be "C" or "F", got {order!r}')
+    dtype = np.dtype(dtype)
+    if dtype.subdtype is not None:
+        dtype, inner = dtype.subdtype
+    else:
+        inner = ()
+    shape = _shape(shape) + inner
+    header = _npy.header(dtype, shape, order == "F" and _npy.has_order(shape))
+    nbytes = math.prod(shape) * dtype.itemsize
+    if nbytes > _MOST:
+        raise ValueError(f"shape {shape} of {dtype} needs {nbytes} bytes, too many")
+    return dtype, shape, header, nbytes
 
 
 def empty(
@@ -202,18 +246,8 @@ def empty(
     >>> a.memfd.name
     'float64[2,3]'
     """
-    if order not in ("C", "F"):
-        raise ValueError(f'order must be "C" or "F", got {order!r}')
-    dtype = np.dtype(dtype)
-    if dtype.subdtype is not None:
-        dtype, inner = dtype.subdtype
-    else:
-        inner = ()
-    shape = _shape(shape) + inner
-    header = _npy.header(dtype, shape, order == "F" and _npy.has_order(shape))
-    size = len(header) + math.prod(shape) * dtype.itemsize
-    if size > 2**63 - 1:
-        raise ValueError(f"shape {shape} of {dtype} needs {size} bytes, too many")
+    dtype, shape, header, nbytes = layout(shape, dtype, order)
+    size = len(header) + nbytes
     memfd = _file.create(default_name(dtype, shape) if name is None else name, size)
     try:
         _fill.fill(memfd, header)
@@ -435,8 +469,10 @@ def locate(array: npt.NDArray[Any]) -> tuple[Memfd, bytes]:
     return memfd, _npy.view_text(array.dtype, array.shape, array.strides, offset)
 
 
-def memory_and_place(array: npt.NDArray[Any]) -> tuple[Memory, Memfd, int]:
-    """Return the Memory of an Array, its memfd, which is open, and where it lies."""
+def memory_and_place(
+    array: npt.NDArray[Any],
+) -> tuple[Memory | PooledMemory, Memfd, int]:
+    """Return the memory of an Array, its memfd, which is open, and where it lies."""
     memory = memory_of(array) if isinstance(array, np.ndarray) else None
     if memory is None:
         raise ValueError(
@@ -450,7 +486,7 @@ def memory_and_place(array: npt.NDArray[Any]) -> tuple[Memory, Memfd, int]:
     return memory, memfd, offset
 
 
-def open_memfd_of(memory: Memory) -> Memfd:
+def open_memfd_of(memory: Memory | PooledMemory) -> Memfd:
     """Return the memfd that shows what `memory` does, which is open."""
     memfd = memory.memfd
     if memfd is None:

@@ -8,7 +8,7 @@ import io
 import mmap
 import os
 
-from memfd import _core, _descriptors, _fill, _foreign, _mapping, _position
+from memfd import _core, _descriptors, _fill, _foreign, _mapping, _position, _proc
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -263,6 +263,9 @@ class Memfd(io.FileIO):
     # that is not possible, this is its own one.
     _foreign: bool | str = False
     _position = 0
+
+    # What tells a frame in a block that is used again from later ones.
+    _mark: tuple[int, bytes] | None = None
 
     # A weak reference to what is kept for processes that it was sent to.
     _loan: Any = None
@@ -735,8 +738,6 @@ def add_seals(f: Memfd, seals: int) -> None:
 
 def busy(f: Memfd) -> OSError | BufferError:
     """Return the exception for a memfd that others map writable."""
-    from memfd import _proc
-
     status = os.fstat(f.fileno())
     ours = [
         mapping

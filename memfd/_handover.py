@@ -122,6 +122,12 @@ def collect() -> None:
             _desk = None
 
 
+def given_back() -> int:
+    """Return a descriptor that can be read when something was given back, or -1."""
+    desk = _desk
+    return -1 if desk is None else desk.fileno()
+
+
 def pending() -> int:
     """Return how many messages of this process with memfds were not received yet.
 
@@ -409,8 +415,7 @@ def linger() -> bool:
         ends.append(_sharer._listener)
     while pending():
         left = end - time.monotonic()
-        desk = _desk
-        pipe = -1 if desk is None else desk.fileno()
+        pipe = given_back()
         if pipe == -1:  # somebody closed it, and nobody can give back
             return False
         if left <= 0:  # guard: end of waiting

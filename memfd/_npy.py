@@ -87,6 +87,17 @@ def _header(dtype: np.dtype[Any], shape: tuple[int, ...], fortran_order: bool) -
     return first.piece
 
 
+@functools.lru_cache(maxsize=256)
+def with_room(header: bytes, room: int) -> bytes:
+    """Return a header with at least so many spaces, 64 at most, before its last byte."""
+    if header[-room - 1 : -1].isspace():
+        return header
+    form, _ = _LENGTH_AND_ENCODING[header[_PREFIX - 2], header[_PREFIX - 1]]
+    begin = _PREFIX + struct.calcsize(form)
+    text = header[begin:-1] + b" " * 64 + b"\n"
+    return header[:_PREFIX] + struct.pack(form, len(text)) + text
+
+
 def has_order(shape: tuple[int, ...]) -> bool:
     """Tell whether C and Fortran order are not the same thing for this shape."""
     return 0 not in shape and sum(number > 1 for number in shape) > 1

@@ -20,16 +20,17 @@ def sharing_pids(device: int, inode: int) -> list[int]:
 
 
 def holders(files: Iterable[tuple[int, int]]) -> dict[tuple[int, int], list[int]]:
-    """Return which processes are seen to have each file, a device and inode, open or mapped.
+    """Return which processes are seen to have each file, a device and inode.
 
-    A process counts whose descriptor is open for reading only, or that maps the file
-    privately: all others belong to the writer.
+    Of this process, which owns the files, only private mappings and descriptors that are
+    open for reading only count.
     """
     found: dict[tuple[int, int], set[int]] = {file: set() for file in files}
     texts = {_in_maps(*file): file for file in found}
+    own = os.getpid()
     for pid, lines in _maps():
         for line in lines:
-            if "/memfd:" not in line or line.split()[1][3] != "p":
+            if "/memfd:" not in line or (pid == own and line.split()[1][3] != "p"):
                 continue
             for text, file in texts.items():
                 if text in line:
@@ -37,8 +38,11 @@ def holders(files: Iterable[tuple[int, int]]) -> dict[tuple[int, int], list[int]
         for descriptor in _listed(f"/proc/{pid}/fd"):
             path = f"/proc/{pid}/fd/{descriptor}"
             try:
-                # Looked at without opening it, and only what is open for reading alone.
-                if os.lstat(path).st_mode & 0o600 != 0o400:
+                # Of the link first: what is behind another may not answer.
+                if not os.readlink(path).startswith("/memfd:"):
+                    continue
+                is_writable = os.lstat(path).st_mode & 0o200
+                if pid == own and is_writable:
                     continue
                 status = os.stat(path)
             except OSError:  # closed meanwhile

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from memfd._array import Array, Memory
+    from memfd._array import Array, Memory, PooledMemory
     from memfd._arraydict import ArrayDict
     from memfd._file import Memfd
     from memfd._types import Mode
@@ -89,6 +89,7 @@ def load_arrays() -> Any:
 
             register(_array.Array, _reduce_array)
             register(_array.Memory, _reduce_memory)
+            register(_array.PooledMemory, _reduce_memory)
             register(_arraydict.ArrayDict, _reduce_arraydict)
             _arrays = _array
     return _arrays
@@ -127,6 +128,19 @@ def _linger_at_end(util: Any) -> None:
 def _linger() -> None:
     if _handover is not None:
         _handover.linger()
+
+
+def collect() -> bool:
+    """Forget what was given back, if anything was ever sent; return whether it was."""
+    if _handover is None:
+        return False
+    _handover.collect()
+    return True
+
+
+def given_back() -> int:
+    """Return a descriptor that can be read when something was given back, or -1."""
+    return -1 if _handover is None else _handover.given_back()
 
 
 def _teach(module: Any) -> None:
@@ -183,6 +197,8 @@ class _Loader:
 
 
 def _reduce_memfd(memfd: Memfd) -> _Reduced:
+    if memfd._mark is not None:
+        return _rebuild_frame, (memfd._mark, *load_handover().give(memfd))
     return _rebuild_memfd, load_handover().give(memfd)
 
 
@@ -194,8 +210,45 @@ def _rebuild_memfd(slip: bytes | None, ticket: Any, name: str) -> Memfd | _Lost:
     return taken
 
 
-def _reduce_memory(memory: Memory) -> _Reduced:
-    return _rebuild_memory, (memory.mode, *load_handover().give(memory.memfd))
+def _rebuild_frame(
+    mark: tuple[int, bytes], slip: bytes | None, ticket: Any, name: str
+) -> Memfd | _Lost:
+    try:
+        return _frame(mark, load_handover().take(slip, ticket, name))
+    except Exception as error:
+        return _lost(error, name)
+
+
+def _frame(mark: tuple[int, bytes], memfd: Memfd) -> Memfd:
+    """Return the memfd of a pool if it holds what was sent, which it does from now on."""
+    offset, expected = mark
+    found = os.pread(memfd.fileno(), len(expected), offset)
+    if found != expected:  # guard: late message
+        memfd.close()
+        raise ConnectionError(
+            f"memfd {memfd.name!r} cannot be received: this message was received before, "
+            "or waited for too long, and a BufferPool has used the memory again"
+        )
+    memfd._mark = mark
+    return memfd
+
+
+def _reduce_memory(memory: Memory | PooledMemory) -> _Reduced:
+    memfd = memory.memfd
+    message = load_handover().give(memfd)
+    if memfd is not None and memfd._mark is not None:
+        return _rebuild_pooled, (memfd._mark, *message)
+    return _rebuild_memory, (memory.mode, *message)
+
+
+def _rebuild_pooled(
+    mark: tuple[int, bytes], slip: bytes | None, ticket: Any, name: str
+) -> Memory | _Lost:
+    try:
+        memfd = _frame(mark, load_handover().take(slip, ticket, name))
+        return _mapped(memfd, "r", load_arrays())
+    except Exception as error:
+        return _lost(error, name)
 
 
 def _rebuild_memory(
@@ -284,7 +337,7 @@ def _rebuild_array(
     return array
 
 
-def _check_open(memory: Memory) -> None:
+def _check_open(memory: Memory | PooledMemory) -> None:
     if memory.memfd is not None and memory.memfd.closed:
         raise ValueError(
             f"an array cannot be sent to another process: its {memory.memfd!r}; send "

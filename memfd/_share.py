@@ -25,6 +25,7 @@ from memfd._array import (
     FIXED_SIZE,
     Array,
     Memory,
+    PooledMemory,
     map_memory,
     memory_and_place,
     view,
@@ -305,7 +306,7 @@ def freeze(
     Raises
     ------
     ValueError
-        `array` is not over a memfd, or was mapped copy-on-write.
+        `array` is not over a memfd, was mapped copy-on-write, or comes from a `BufferPool`.
     BufferError
         This process maps it writable with something else than arrays and `Mapping`.
     OSError
@@ -330,13 +331,16 @@ def freeze(
     if isinstance(array, ArrayDict):
         if copy:
             return _arraydict.copy(array, "r", None, "auto", 1, _SEALED)
-        memory = _arraydict.memory_of(array)
-        return _arraydict.over_same(
-            array, _sealed(memory, _array.open_memfd_of(memory))
-        )
+        whole = _arraydict.memory_of(array)
+        return _arraydict.over_same(array, _sealed(whole, _array.open_memfd_of(whole)))
     if copy:
         return share(np.asarray(array))
     memory, memfd, offset = memory_and_place(array)
+    if isinstance(memory, PooledMemory):
+        raise ValueError(
+            "an array of a BufferPool cannot be frozen, as its memory will be used again; "
+            "memfd.share() copies it"
+        )
     fresh = _sealed(memory, memfd)
     frozen = view(fresh, array.dtype, array.shape, offset, array.strides)
     array.flags.writeable = False
@@ -399,7 +403,7 @@ def open_view(memfd: Memfd, mode: Mode, text: bytes | None) -> Array | ArrayDict
 
 def _is_immutable(x: npt.NDArray[Any] | ArrayDict) -> bool:
     if isinstance(x, ArrayDict):
-        memory: Memory | None = _arraydict.memory_of(x)
+        memory: Memory | PooledMemory | None = _arraydict.memory_of(x)
     else:
         memory = _array.memory_of(x)
         if memory is not None and memory._place(x) < 0:  # type: ignore[arg-type,unused-ignore]

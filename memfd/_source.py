@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from memfd._block import Frame
     from memfd._file import Memfd
     from memfd._fill import Filler
     from memfd._types import AnyOrder, Huge
@@ -92,6 +93,19 @@ class Source:
             (len(head), self.nbytes, self),
         ]
         _fill.fill_pieces(memfd, pieces, 0, size, huge)
+
+    def put(self, frame: Frame, head: bytes) -> None:
+        """Write `head` and then the array into memory that was used before."""
+        frame._begin(head)
+        if self._is_ready:
+            frame._write(self._rows, len(head))
+            return
+        # What lies between the fields of a record is not copied, nor what fills up a long
+        # double.
+        if self.dtype.names or self.dtype.char in "gG":
+            frame._clear(len(head))  # guard: what was between fields -> pass
+        target = np.ndarray(self._rows.shape, self.dtype, frame, len(head))
+        np.copyto(target, self._rows, casting="unsafe")
 
     def write(self, filler: Filler, offset: int, begin: int, end: int) -> None:
         """Write bytes `begin` to `end` of the array, which itself begins at `offset`."""
