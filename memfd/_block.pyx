@@ -81,6 +81,7 @@ cdef extern from * nogil:
         int reader;     /* for reading only; while the process forks, and in the child */
         int use;
         int is_watched;     /* how many wait for it */
+        int is_forking;     /* the child is to find it */
         int is_lost;        /* never used again */
     };
     struct memfd_watch {
@@ -126,6 +127,7 @@ cdef extern from * nogil:
         int reader
         int use
         int is_watched
+        bint is_forking
         bint is_lost
     ctypedef struct Waiter "struct memfd_watch":
         Waiter *next
@@ -218,7 +220,8 @@ cdef void _before_fork() noexcept nogil:
     pthread_mutex_lock(&lock)
     entry = entries
     while entry != NULL:
-        if entry.writer != -1 and entry.use == _SHOWN:
+        entry.is_forking = entry.writer != -1 and entry.use == _SHOWN
+        if entry.is_forking:
             # So that what others do in the child before us finds no hole to fill.
             _pages.madvise(entry.address, entry.length, MADV_DOFORK)
             entry.reader = _reopen(entry.writer, O_RDONLY)
@@ -230,11 +233,13 @@ cdef void _before_fork() noexcept nogil:
 cdef void _after_fork_in_parent() noexcept nogil:
     cdef Entry *entry = entries
     while entry != NULL:
-        if entry.writer != -1 and entry.use == _SHOWN:
+        # Maybe not shown any more: others, too, do something before a fork.
+        if entry.is_forking:
             _pages.madvise(entry.address, entry.length, MADV_DONTFORK)
             if entry.reader != -1:
                 close(entry.reader)
                 entry.reader = -1
+            entry.is_forking = False
         entry = entry.next
     pthread_mutex_unlock(&lock)
 
@@ -249,10 +254,11 @@ cdef void _after_fork_in_child() noexcept nogil:
         waiter = waiter.next
     while entry != NULL:
         if entry.writer != -1:
-            if entry.use == _SHOWN:
+            if entry.is_forking:
                 _map_privately(entry)
             else:
                 entry.address = NULL
+            entry.is_forking = False
             close(entry.writer)  # guard: descriptor of a parent -> pass
             entry.writer = -1
         entry = entry.next
