@@ -80,6 +80,7 @@ cdef extern from * nogil:
         int writer;     /* the description that asks for leases; -1 in a forked child */
         int reader;     /* for reading only; while the process forks, and in the child */
         int use;
+        int was_sent;       /* its last frame may be, as far as is known here */
         int is_watched;     /* how many wait for it */
         int is_forking;     /* the child is to find it */
         int is_lost;        /* never used again */
@@ -126,6 +127,7 @@ cdef extern from * nogil:
         int writer
         int reader
         int use
+        bint was_sent
         int is_watched
         bint is_forking
         bint is_lost
@@ -222,6 +224,7 @@ cdef void _before_fork() noexcept nogil:
     while entry != NULL:
         entry.is_forking = entry.writer != -1 and entry.use == _SHOWN
         if entry.is_forking:
+            entry.was_sent = True
             # So that what others do in the child before us finds no hole to fill.
             _pages.madvise(entry.address, entry.length, MADV_DOFORK)
             entry.reader = _reopen(entry.writer, O_RDONLY)
@@ -437,15 +440,18 @@ cdef void _mark(Block block) noexcept:
 
 
 cdef bint _begin_frame(Block block) noexcept:
-    """Mark a block as another frame, if nobody has it any more."""
+    """Let a block be another frame, if nobody has it any more."""
     cdef Entry *entry = &block._entry
     cdef int answer = _is_alone(entry.writer)
+    if answer == 1 and not entry.was_sent:
+        return True
     if answer == 1:
         block._number += 1
         _mark(block)
         # Who has come since, with an old message, may have seen the old mark.
         answer = _is_alone(entry.writer)
         if answer == 1:
+            entry.was_sent = False
             return True
         block._number -= 1
         _mark(block)
@@ -553,6 +559,7 @@ cdef class Frame:
         """tuple of int and bytes: What tells this frame from others, and where it is."""
         cdef size_t at = self._block._mark_at
         self._check()
+        self._block._entry.was_sent = True
         return at, PyBytes_FromStringAndSize(self._block._entry.address + at, _MARK)
 
     def _path(self):

@@ -110,9 +110,9 @@ class BufferPool:
 
     def __init__(
         self,
+        *,
         max_bytes: SupportsIndex | None = None,
         max_blocks: SupportsIndex | None = None,
-        *,
         when_full: _WhenFull = "unpooled",
         timeout: float | None = None,
         name: Name | None = None,
@@ -305,6 +305,7 @@ class BufferPool:
         >>> pool.stats() == (1, 8000, 1, {os.getpid(): 1})
         True
         """
+        _reduction.collect()
         with self._lock:
             blocks, nbytes = list(self._blocks), self._nbytes()
             used = [block for block in blocks if not block.is_free()]
@@ -336,6 +337,7 @@ class BufferPool:
         >>> pool.trim()
         8000
         """
+        _reduction.collect()
         given_back = 0
         with self._lock:
             for block in list(self._blocks):

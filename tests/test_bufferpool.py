@@ -354,7 +354,7 @@ def test_too_large_for_the_pool():
 
 def test_what_is_too_large_costs_nothing():
     """No free block is given back for what would not fit all the same."""
-    with memfd.BufferPool(4 * SIZE) as pool:
+    with memfd.BufferPool(max_bytes=4 * SIZE) as pool:
         held = [pool.put(ints(n)) for n in range(2)]
         pool.put(np.zeros(SIZE, "i1")[:-1])
         for size in (3 * SIZE, 5 * SIZE):
@@ -381,7 +381,7 @@ def test_waits_for_an_array_here():
 
 def test_waits_for_room():
     """Who waits for another size gets the room of what is dropped."""
-    with memfd.BufferPool(SIZE, when_full="wait", timeout=30) as pool:
+    with memfd.BufferPool(max_bytes=SIZE, when_full="wait", timeout=30) as pool:
         held = [pool.put(ints(1))]
         threading.Timer(0.05, held.clear).start()
         assert (pool.put(np.ones(100, "u1")) == 1).all()
@@ -408,7 +408,7 @@ def test_waits_for_a_killed_reader():
 
 def test_waits_while_another_waits_for_more():
     """Who waits for little is not kept back by who waits for more than there will be."""
-    with memfd.BufferPool(9 * SIZE, when_full="wait", timeout=30) as pool:
+    with memfd.BufferPool(max_bytes=9 * SIZE, when_full="wait", timeout=30) as pool:
         held = [pool.put(np.ones(6 * SIZE, "u1")), pool.put(np.ones(3 * SIZE, "u1"))]
         large = threading.Thread(target=pool.put, args=(np.ones(8 * SIZE, "u1"),))
         large.start()
