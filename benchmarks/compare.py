@@ -30,7 +30,9 @@ import report
 import small
 import strided
 from child import Child
+from pool import pool
 from rounds import batch, batched, interleave
+from stream import stream
 from workers import RayTeam, Team
 
 import memfd
@@ -503,10 +505,11 @@ def frames(run):
 
 
 # Ray, which never sits quite still, is started when a case first needs it; and memory is
-# the first of those, since Ray keeps the pages that it once used.
+# the first of those, since Ray keeps the pages that it once used.  The stream has a Ray of
+# its own, and ends it.
 CASES = (
-    overhead, handing, objects, freeze, noncontiguous, delayed, memory, little, fill,
-    attach, workers,
+    overhead, handing, objects, freeze, noncontiguous, delayed, pool, stream, memory,
+    little, fill, attach, workers,
 )  # fmt: skip
 
 
@@ -531,7 +534,9 @@ def main():
         stack.callback(peers.clean)
         run = Run(arguments, folder)
         stack.callback(run.close)
-        for name in arguments.only or names:
+        for name in names:
+            if name not in (arguments.only or names):
+                continue
             run.titles[name] = names[name].__doc__
             try:
                 names[name](run)

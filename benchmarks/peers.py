@@ -21,6 +21,7 @@ from multiprocessing.shared_memory import SharedMemory
 import numpy as np
 
 SHM = "/dev/shm"
+AHEAD = 3
 # Of all names in /dev/shm that a run gives; spawned workers inherit it.
 PREFIX = os.environ.setdefault("COMPARE_PREFIX", f"compare-{os.getpid()}-")
 numbers = itertools.count()
@@ -48,6 +49,28 @@ class Peer:
     in_shm = True  # takes space in /dev/shm
     # Why a process that has a ticket cannot get the array with it.
     no_ticket = None
+    # Of a stream: how many frames may be on their way, and in which kind of queue.
+    ahead = AHEAD
+    queue = "SimpleQueue"
+    buffers = None
+
+    def film(self, source):
+        """Have a camera write a frame where it is told to, and put that."""
+        if self.buffers is None:
+            # None is written again while it is on its way.
+            buffers = [np.empty_like(source) for _ in range(self.ahead + 1)]
+            self.buffers = itertools.cycle(buffers)
+        buffer = next(self.buffers)
+        np.copyto(buffer, source)
+        return self.put(buffer)
+
+    def send(self, handle, connection):
+        """Return what is to be told to a consumer of a stream."""
+        return self.message(handle)
+
+    def receive(self, message, connection):
+        """Return what was sent, and what has to be kept for it."""
+        return self.get(message)
 
     def ticket(self, handle):
         """Return what another process needs to get the array; small, to be pickled."""
@@ -69,6 +92,9 @@ class Peer:
     def fill(self, array):
         """Put an array where another process can get it, and drop it."""
         self.drop(self.put(array))
+
+    def stop(self):
+        """Give back what was there for all arrays."""
 
 
 class Memfd(Peer):
@@ -103,6 +129,39 @@ class MemfdThreads(Memfd):
     options = {"threads": 2}  # noqa: RUF012
 
 
+class MemfdShare(Memfd):
+    """The same under the name that it has beside the pool."""
+
+    name = "memfd.share"
+
+
+class MemfdPool(Memfd):
+    name = "memfd.BufferPool"
+
+    def __init__(self):
+        super().__init__()
+        # What is on its way, and what is being filled.
+        self.pool = self.library.BufferPool(max_blocks=self.ahead + 1, when_full="wait")
+
+    def put(self, array):
+        return self.pool.put(array)
+
+    def film(self, source):
+        array = self.pool.empty(source.shape, source.dtype, clear=False)
+        np.copyto(array, source)
+        return array
+
+    def send(self, handle, connection):
+        self.library.send(connection, handle)
+
+    def receive(self, message, connection):
+        shrink = self.library.Seal.SHRINK
+        return self.library.recv_array(connection, require=shrink), None
+
+    def stop(self):
+        self.pool.close()
+
+
 class SharedMemoryBlock(Peer):
     name = "SharedMemory"
 
@@ -110,6 +169,9 @@ class SharedMemoryBlock(Peer):
         block = SharedMemory(create=True, size=array.nbytes)
         np.ndarray(array.shape, array.dtype, buffer=block.buf)[:] = array
         return block, array.shape, array.dtype
+
+    def film(self, source):
+        return self.put(source)  # into the block, which the camera can be told, too
 
     def ticket(self, handle):
         block, shape, dtype = handle
@@ -295,6 +357,54 @@ class Torch(Peer):
         return ticket.numpy(), ticket
 
 
+class PyShmem(Peer):
+    """One stream, which holds one frame: the next is written when all have seen it.
+
+    Its readers get a view while they have its lock, which is quicker than a copy.
+    """
+
+    name = "pyshmem"
+    distribution = "pyshmem"
+    ahead = 1
+
+    def __init__(self):
+        import pyshmem
+
+        self.library = pyshmem
+        self.streams = {}
+        self.numbers = itertools.cycle(range(self.ahead))
+
+    def put(self, array):
+        name = f"{PREFIX}{os.getpid()}-{next(self.numbers)}"
+        if name not in self.streams:
+            self.streams[name] = self.library.create(
+                name, shape=array.shape, dtype=array.dtype
+            )
+        self.streams[name].write(array)
+        return name
+
+    def get(self, ticket):
+        if ticket not in self.streams:
+            self.streams[ticket] = self.library.open(ticket)
+        stream = self.streams[ticket]
+        stream.acquire()
+        return stream.read(safe=False), stream
+
+    def leave(self, keeper):
+        keeper.release()
+
+    def stop(self):
+        for stream in self.streams.values():
+            stream.unlink()
+
+
+class PyShmemRing(PyShmem):
+    """A stream for each frame on its way, which its documentation does not speak of."""
+
+    name = "pyshmem, a ring"
+    ahead = AHEAD
+
+
 class Ray(Peer):
     name = "Ray"
     distribution = "ray"
@@ -349,7 +459,8 @@ class Ray(Peer):
 class Pickle(Peer):
     name = "pickle"
     in_shm = False
-    queue = multiprocessing.Queue()
+    queue = "Queue"  # whose threads write to all consumers at once
+    own = multiprocessing.Queue()
     no_ticket = "the array itself goes through the pipe: see the workers"
 
     def put(self, array):
@@ -357,8 +468,8 @@ class Pickle(Peer):
 
     def fill(self, array):
         # Both ends are here: there is no copy that could be had without a receiver.
-        self.queue.put(array)
-        self.queue.get()
+        self.own.put(array)
+        self.own.get()
 
 
 PEERS = (
@@ -372,6 +483,17 @@ PEERS = (
     Joblib,
     Arrow,
     Torch,
+    Ray,
+    Pickle,
+)
+
+# Those that a stream of frames is sent with.
+STREAMS = (
+    MemfdPool,
+    MemfdShare,
+    SharedMemoryBlock,
+    PyShmem,
+    PyShmemRing,
     Ray,
     Pickle,
 )

@@ -7,6 +7,7 @@ import json
 import pathlib
 import statistics
 import sys
+import textwrap
 
 import matplotlib as mpl
 
@@ -65,7 +66,7 @@ def draw(results, folder):
             "xtick.color": colours["text"],
             "ytick.color": colours["text"],
         }
-        for picture in (fill, attach, workers, memory):
+        for picture in (fill, attach, workers, memory, stream):
             if picture.__name__ not in results["cases"]:
                 continue
             figure = picture(results["cases"][picture.__name__], theme)
@@ -78,14 +79,14 @@ def draw(results, folder):
 
 
 def footer(results):
-    """Say what the numbers depend on, in two lines."""
+    """Say what the numbers depend on, in a few lines."""
     here = results["machine"]
     versions = " · ".join(f"{name} {found}" for name, found in here["versions"].items())
     quick = " · --quick, not for comparison" if results["quick"] else ""
     return (
         f"{here['processor']} · {here['cores']} cores · Linux {here['kernel']} · "
         f"shmem_enabled={here['shmem_enabled']} · Python {here['python']}{quick}\n"
-        f"medians · {versions}"
+        + textwrap.fill(f"medians · {versions}", 130)
     ).replace("$", r"\$")
 
 
@@ -123,12 +124,14 @@ def lines(axes, points, theme):
         ours, limit = name.startswith("memfd"), name.startswith("limit")
         number = None if ours or limit else peers.index(name)
         marker = "" if limit else "o" if ours else MARKERS[number]
-        dashes = "--" if name.endswith(("memcpy", "threads")) else ":" if limit else "-"
+        thick = ours and name != "memfd.share"  # whose memory goes up and down
+        dashed = name.endswith(("memcpy", "threads", "share"))
+        dashes = "--" if dashed else ":" if limit else "-"
         axes.plot(
             *zip(*line, strict=True), dashes, label=name, marker=marker,
             color=colour(name, theme) if number is None else PEERS[number],
-            markersize=6 if ours else 4.5, zorder=4 if ours else 2,
-            linewidth=3 if ours else 2 if limit else 1.1,
+            markersize=6 if thick else 4.5, zorder=4 if thick else 2,
+            linewidth=3 if thick else 2 if limit else 1.1,
         )  # fmt: skip
     axes.figure.subplots_adjust(right=0.74)
     axes.legend(
@@ -224,6 +227,39 @@ def memory(case, theme):
     }
     bars(axes, mebibytes, lambda value: f"{value:,.1f} MiB", theme)
     axes.set_xlabel("MiB, proportional set size, less is better")
+    return figure
+
+
+def stream(case, theme):
+    """Frames a second, and memory over time."""
+    figure, (above, below) = plt.subplots(
+        nrows=2, figsize=(WIDTH, 680 / 72), height_ratios=(5, 6)
+    )
+    figure.subplots_adjust(top=0.93, bottom=0.14, hspace=0.28)
+    title = "Frames of 6 MB from one process to two, which touch every page"
+    figure.text(0.01, 0.975, title, size=13.5, weight="bold", va="center")
+    rates = {name: 1 / seconds for name, seconds in medians(case["touch"]).items()}
+    bars(above, rates, "{:,.0f}".format, theme)
+    above.invert_yaxis()  # here more is better
+    above.set_xlabel("frames a second")
+    group = next(name for name in case if name.startswith("memory"))
+    seconds, points = float(group.split()[2]), {}
+    for name, samples in case[group]["samples"].items():
+        step = seconds / len(samples)
+        points[name] = [
+            (step * number, value / (1 << 20))
+            for number, value in enumerate(samples, 1)
+        ]
+    lines(below, points, theme)
+    for line in below.lines:
+        line.set_markevery(max(1, len(line.get_xdata()) // 10))
+    below.set(
+        yscale="log", xlabel="seconds since the first frame",
+        ylabel="MiB more than before",
+    )  # fmt: skip
+    below.yaxis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 5)))
+    below.yaxis.set_major_formatter("{x:,g}")
+    below.minorticks_off()
     return figure
 
 

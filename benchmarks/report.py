@@ -27,6 +27,11 @@ def seconds_of(seconds):
     return f"{seconds / 1e-6:.3g} us"
 
 
+def rate_of(seconds):
+    """Write how long each of many things takes, and how many of them a second has."""
+    return f"{seconds_of(seconds)}, {1 / seconds:.0f}/s"
+
+
 def results(run, seconds):
     """Return all that was measured and where, as it goes into the JSON."""
     return {
@@ -50,7 +55,8 @@ def machine():
     )
     names = {name.strip(): value.strip() for name, value in fields.items()}
     # A peer without one is in the standard library; pandas is no peer.
-    distributions = [kind.distribution for kind in peers.PEERS if kind.distribution]
+    kinds = *peers.PEERS, *peers.STREAMS
+    distributions = [kind.distribution for kind in kinds if kind.distribution]
     versions = {name: peers.version(name) for name in [*distributions, "pandas"]}
     return {
         "processor": names.get("model name", platform.machine()),
@@ -75,7 +81,8 @@ def setting(name):
 
 def group(case, name, result):
     """Return a table of Markdown for one size of a case."""
-    write = {"s": seconds_of, "B": bytes_of, "": "{:.0f}".format}[result["unit"]]
+    writers = {"s": seconds_of, "s/frame": rate_of, "B": bytes_of, "": "{:.0f}".format}
+    write = writers[result["unit"]]
     base, samples = result["base"], result["samples"]
     table = [
         ["", "minimum", "median", "p95", "rounds", f"times {base}" if base else ""]

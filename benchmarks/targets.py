@@ -11,6 +11,8 @@ COST = "<=", operator.le
 
 NEAR = 1.2  # times the time of C: as near to the limit as is asked for
 C_FILL = "limit: C, write", "limit: C, huge"
+# Of a stream, each as its documentation does it.
+PEERS = "SharedMemory", "pyshmem", "Ray", "pickle"
 
 
 class Target(typing.NamedTuple):
@@ -142,6 +144,34 @@ def fixed():
         )  # fmt: skip
 
 
+def pools(cases):
+    """Yield the targets of a pool: of `put`, and of a stream beside its best peers."""
+    ours, new = "memfd.BufferPool", "memfd.share"
+    yield Target(
+        "put 256 MiB into a pool, between two readers, of the speed of a warm np.copyto",
+        "pool", "256 MiB, two readers", "limit: np.copyto", ours, SPEED, 0.85,
+    )  # fmt: skip
+    for size, bound in {"1 MiB": 4, "64 KiB": 1.5}.items():
+        text = f"put {size} into a pool and drop it, times faster than share"
+        yield Target(text, "pool", size, new, ours, SPEED, bound)
+    for look in ("touch", "read", "filmed, touch", "filmed, read"):
+        ages = f"{look}, latency p99"
+        for peers in (PEERS, ["pyshmem, a ring"]):
+            peer = best(cases, look, peers)
+            text = f"stream, {look}: frames a second, times those of {peer}"
+            yield Target(text, "stream", look, peer, ours, SPEED, 2)
+            peer = best(cases, ages, peers)
+            text = f"stream, {look}: p99 of the latency, times that of {peer}"
+            yield Target(text, "stream", ages, ours, peer, COST, 1.0)
+
+
+def best(cases, group, peers):
+    """Return the peer that is best in a group of the stream."""
+    samples = cases.get("stream", {}).get(group, {}).get("samples", {})
+    found = [peer for peer in peers if samples.get(peer)]
+    return min(found, key=lambda peer: summary(samples[peer])[1], default=peers[0])
+
+
 def absolute(cases):
     """Yield rows of what is no ratio: text, unit, case, group, way, bound, scale.
 
@@ -183,7 +213,8 @@ def absolute(cases):
 
 def rows(cases):
     """Return a dictionary for each target."""
-    result = [target.row(cases) for target in fixed()]
+    targets = *fixed(), *pools(cases)
+    result = [target.row(cases) for target in targets]
     for text, unit, case, group, way, bound, scale, less, limit in absolute(cases):
         row = {"text": text, "unit": unit, "sign": COST[0], "bound": bound}
         samples = cases.get(case, {}).get(group, {}).get("samples", {})
