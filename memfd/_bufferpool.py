@@ -93,7 +93,8 @@ class BufferPool:
     splice(2) or a zero-copy send, whose queues the kernel does not count as users.
 
     Since Linux 5.1, with /proc, for files of the effective user.  Where the kernel does not
-    tell who uses a block (`reuses` is False), no memory is used again.
+    tell who uses a block (`reuses` is False), no memory is used again, and the limits do
+    not hold.
 
     A forked child has no blocks.  An array that it inherited is private to it, and keeps
     the parent from using the block again until the child drops it or ends.
