@@ -189,6 +189,35 @@ def test_opened_by_others_all_the_time(run):
     )
 
 
+def test_opened_in_the_middle_of_a_question(run, strace):
+    """Who opens the file while a lease is held has the kernel send a harmless signal."""
+    run(
+        """
+        import os, subprocess, sys
+        import memfd
+        from memfd import _block
+        with memfd.create(size=4096) as f:
+            block = _block.Block(f)
+        frame = _block.claim_new(block, _block.Frame)
+        path = frame._path().replace("self", str(os.getpid()))
+        del frame
+        opening = (
+            "import os, sys, time; print(flush=True)\\n"
+            "while True: os.close(os.open(sys.argv[1], os.O_RDONLY)); time.sleep(0.001)"
+        )
+        other = subprocess.Popen([sys.executable, "-c", opening, path], stdout=-1)
+        other.stdout.readline()
+        answers = [block.is_free() for _ in range(20)]
+        assert other.poll() is None
+        other.kill()
+        other.wait()
+        assert True in answers
+        """,
+        # Each lease is held for so long that the other one comes in between.
+        wrapper=strace("fcntl:delay_exit=20000"),
+    )
+
+
 def test_a_child_has_its_own(run):
     """A child has what an array shows, at its address, privately, and is a reader."""
     run(
