@@ -162,6 +162,13 @@ class MemfdPool(Memfd):
         self.pool.close()
 
 
+class MemfdPoolTwo(MemfdPool):
+    """The same where a frame is to be there soon, rather than many of them."""
+
+    name = "memfd.BufferPool, 2 ahead"
+    ahead = 2
+
+
 class SharedMemoryBlock(Peer):
     name = "SharedMemory"
 
@@ -490,6 +497,7 @@ PEERS = (
 # Those that a stream of frames is sent with.
 STREAMS = (
     MemfdPool,
+    MemfdPoolTwo,
     MemfdShare,
     SharedMemoryBlock,
     PyShmem,
