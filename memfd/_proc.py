@@ -1,21 +1,108 @@
-"""What /proc says about other processes: who holds a memfd."""
+"""What /proc says about the processes of this machine: which memfds each of them has."""
 
 from __future__ import annotations
 
 import os
+import re
+from typing import NamedTuple
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+_PREFIX, _SUFFIX = "/memfd:", " (deleted)"
+# start-end perms offset device inode path
+_LINE = re.compile(
+    rb"([0-9a-f]+)-([0-9a-f]+) (\S{4}) ([0-9a-f]+) "
+    rb"([0-9a-f]+):([0-9a-f]+) (\d+) +(/memfd:.*)"
+)
+# In smaps: where a mapping starts, and what of it is in huge pages.
+_PMD_MAPPED = re.compile(
+    rb"^([0-9a-f]+)-[0-9a-f]+ |^(?:Shmem|File)PmdMapped: +([1-9]\d*) kB$", re.MULTILINE
+)
+_PF_KTHREAD = 0x00200000  # in the flags of /proc/PID/stat
+
+
+class Descriptor(NamedTuple):
+    """A descriptor of a memfd: what it is open for is "r", "w", "rw" or "path"."""
+
+    number: int
+    access: str
+
+
+class Region(NamedTuple):
+    """A mapping of a memfd, as /proc/PID/maps has it; addresses and sizes in bytes."""
+
+    start: int
+    size: int
+    offset: int
+    permissions: str
+
+
+class Holder(NamedTuple):
+    """What one process has of a memfd."""
+
+    descriptors: list[Descriptor]
+    regions: list[Region]
+
+
+class File:
+    """A memfd, as it is seen through the processes that have it.
+
+    Attributes
+    ----------
+    name : str
+        As it was created, undecodable bytes as surrogates.
+    status : os.stat_result or None
+        None where nothing that leads to the file may be followed.
+    path : str or None
+        What leads to the file.
+    holders : dict
+        pid -> `Holder`, of processes that could be read.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.status: os.stat_result | None = None
+        self.path: str | None = None
+        self.holders: dict[int, Holder] = {}
+
+
+class Scan(NamedTuple):
+    """All memfds, by device and inode, and how many processes were and were not read."""
+
+    files: dict[tuple[int, int], File]
+    read: int
+    unreadable: int
+
+
+def scan() -> Scan:
+    """Look at every process once; those that end meanwhile are no error."""
+    files: dict[tuple[int, int], File] = {}
+    mounted = _mounted_devices()
+    read = unreadable = 0
+    for pid in sorted(int(entry) for entry in _listed("/proc") if entry.isdecimal()):
+        try:
+            # Descriptors first: what is mapped and then closed is seen either way.
+            _read_descriptors(files, pid, mounted)
+            _read_mappings(files, pid, mounted)
+            read += 1
+        except PermissionError:
+            unreadable += _may_hold(pid)
+        except OSError:  # gone
+            continue
+    return Scan(files, read, unreadable)
+
 
 def sharing_pids(device: int, inode: int) -> list[int]:
     """Return the processes that are seen to have a shared mapping of the file."""
-    mapped = _in_maps(device, inode)
+    file = scan().files.get((device, inode))
+    if file is None:
+        return []
     return [
         pid
-        for pid, lines in _maps()
-        if any(mapped in line and line.split()[1][3] == "s" for line in lines)
+        for pid, holder in file.holders.items()
+        if any(region.permissions[3] == "s" for region in holder.regions)
     ]
 
 
@@ -25,46 +112,147 @@ def holders(files: Iterable[tuple[int, int]]) -> dict[tuple[int, int], list[int]
     Of this process, which owns the files, only private mappings and descriptors that are
     open for reading only count.
     """
-    found: dict[tuple[int, int], set[int]] = {file: set() for file in files}
-    texts = {_in_maps(*file): file for file in found}
-    own = os.getpid()
-    for pid, lines in _maps():
-        for line in lines:
-            if "/memfd:" not in line or (pid == own and line.split()[1][3] != "p"):
-                continue
-            for text, file in texts.items():
-                if text in line:
-                    found[file].add(pid)
-        for descriptor in _listed(f"/proc/{pid}/fd"):
-            path = f"/proc/{pid}/fd/{descriptor}"
-            try:
-                # Of the link first: what is behind another may not answer.
-                if not os.readlink(path).startswith("/memfd:"):
-                    continue
-                is_writable = os.lstat(path).st_mode & 0o200
-                if pid == own and is_writable:
-                    continue
-                status = os.stat(path)
-            except OSError:  # closed meanwhile
-                continue
-            if (status.st_dev, status.st_ino) in found:
-                found[status.st_dev, status.st_ino].add(pid)
-    return {file: sorted(pids) for file, pids in found.items()}
+    found, own = scan().files, os.getpid()
+
+    def counts(pid: int, holder: Holder) -> bool:
+        return (
+            pid != own
+            or any(descriptor.access == "r" for descriptor in holder.descriptors)
+            or any(region.permissions[3] == "p" for region in holder.regions)
+        )
+
+    return {
+        file: [pid for pid, has in found[file].holders.items() if counts(pid, has)]
+        if file in found
+        else []
+        for file in files
+    }
 
 
-def _in_maps(device: int, inode: int) -> str:
-    """Return what a line of a maps file has of a file."""
-    return f"{os.major(device):02x}:{os.minor(device):02x} {inode} "
+def command(pid: int) -> str:
+    """Return what a process calls itself, or "" when it is gone."""
+    try:
+        with open(f"/proc/{pid}/comm", errors="surrogateescape") as file:
+            return file.read().removesuffix("\n")
+    except OSError:
+        return ""
 
 
-def _maps() -> Iterator[tuple[int, list[str]]]:
-    """Yield the processes that can be seen, and the lines of their maps."""
-    for pid in sorted(int(entry) for entry in _listed("/proc") if entry.isdecimal()):
+def pmd_mapped(pid: int) -> Iterator[tuple[int, int]]:
+    """Yield the start of each mapping of a process, and its bytes in huge pages."""
+    with open(f"/proc/{pid}/smaps", "rb") as file:
+        text = file.read()
+    start = 0
+    for found in _PMD_MAPPED.finditer(text):
+        if found[1]:
+            start = int(found[1], 16)
+        else:
+            yield start, int(found[2]) * 1024
+
+
+def hides() -> bool:
+    """Tell whether /proc was mounted so that it shows some users only some processes."""
+    try:
+        with open("/proc/self/mountinfo", "rb") as file:
+            lines = file.read().splitlines()
+    except OSError:
+        return False
+    # Of several mounts over one another, the last is seen.
+    options = [line for line in lines if line.split()[4] == b"/proc"][-1:]
+    hidden = (rb"hidepid=(2|4|invisible|ptraceable)\b" for _ in options)
+    return any(map(re.search, hidden, options))
+
+
+def _read_descriptors(
+    files: dict[tuple[int, int], File], pid: int, mounted: set[int]
+) -> None:
+    for entry in os.listdir(f"/proc/{pid}/fd"):
+        path = f"/proc/{pid}/fd/{entry}"
         try:
-            with open(f"/proc/{pid}/maps", errors="replace") as file:
-                yield pid, file.readlines()
-        except OSError:  # gone meanwhile, or another user's
+            # Of the link first: what is behind another may not answer.
+            name = _name(os.readlink(path))
+            if name is None:
+                continue
+            bits = os.lstat(path).st_mode
+            status = os.stat(path)
+        except OSError:  # closed meanwhile
             continue
+        if status.st_dev in mounted:
+            continue
+        access = ("r" if bits & 0o400 else "") + ("w" if bits & 0o200 else "")
+        file = files.setdefault((status.st_dev, status.st_ino), File(name))
+        file.name = name  # the kernel escapes nothing here
+        file.status = status
+        if file.path is None or access.startswith("r"):
+            file.path = path
+        holder = file.holders.setdefault(pid, Holder([], []))
+        holder.descriptors.append(Descriptor(int(entry), access or "path"))
+
+
+def _read_mappings(
+    files: dict[tuple[int, int], File], pid: int, mounted: set[int]
+) -> None:
+    with open(f"/proc/{pid}/maps", "rb") as maps:
+        text = maps.read()
+    if b" /memfd:" not in text:
+        return
+    for line in text.splitlines():
+        found = _LINE.fullmatch(line)
+        if found is None:
+            continue
+        start, end, offset, major, minor = (int(found[i], 16) for i in (1, 2, 4, 5, 6))
+        device, inode = os.makedev(major, minor), int(found[7])
+        name = _name(os.fsdecode(found[8]).replace("\\012", "\n"))
+        if name is None or device in mounted:
+            continue
+        file = files.get((device, inode))
+        if file is None:
+            file = files[device, inode] = File(name)
+        if file.status is None:
+            _follow(file, f"/proc/{pid}/map_files/{start:x}-{end:x}", (device, inode))
+        region = Region(start, end - start, offset, found[3].decode())
+        file.holders.setdefault(pid, Holder([], [])).regions.append(region)
+
+
+def _follow(file: File, path: str, place: tuple[int, int]) -> None:
+    """Learn from a mapping what its line does not tell: this needs a privilege."""
+    try:
+        file.name = _name(os.readlink(path)) or file.name
+        status = os.stat(path)
+    except OSError:  # not permitted, or unmapped meanwhile
+        return
+    if (status.st_dev, status.st_ino) == place:
+        file.status, file.path = status, path
+
+
+def _name(link: str) -> str | None:
+    """Return the name in a link to a memfd; others lead elsewhere."""
+    if not (link.startswith(_PREFIX) and link.endswith(_SUFFIX)):
+        return None
+    return link[len(_PREFIX) : -len(_SUFFIX)]
+
+
+def _mounted_devices() -> set[int]:
+    """Return the devices of what is mounted, where no memfd is."""
+    found = set()
+    try:
+        with open("/proc/self/mountinfo", "rb") as file:
+            for line in file:
+                major, _, minor = line.split()[2].partition(b":")
+                found.add(os.makedev(int(major), int(minor)))
+    except OSError:
+        pass
+    return found
+
+
+def _may_hold(pid: int) -> bool:
+    """Tell whether a process can have a memfd: neither the kernel's own, nor a zombie."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b") ")[2].split()
+    except OSError:
+        return False
+    return fields[0] not in (b"Z", b"X") and not int(fields[6]) & _PF_KTHREAD
 
 
 def _listed(folder: str) -> list[str]:
