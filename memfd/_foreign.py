@@ -5,12 +5,10 @@ from __future__ import annotations
 import errno
 import os
 
-from memfd import _core
+from memfd import _core, _limits
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from memfd._file import Memfd
     from memfd._seal import SealError
 
@@ -75,7 +73,7 @@ def check(
         )
     takes_memory = has_holes is not False or refused is not None
     if max_size is None and takes_memory:  # guard: limit of memory
-        max_size = _memory_limit() // 2
+        max_size = _limits.memory() // 2
     if max_size is not None and size > max_size:  # guard: max_size
         raise ValueError(f"fd {fd} has {size} bytes, more than max_size={max_size}")
     return size, access == os.O_RDWR, refused is not None
@@ -92,11 +90,16 @@ def check_seals(f: Memfd, require: int | None) -> None:
 
 def describe(seals: int) -> str:
     """Return the names of seals, for messages."""
+    return "|".join(seal_names(seals)) or "none"
+
+
+def seal_names(seals: int) -> list[str]:
+    """Return the name of each seal, and one number for those that have none here."""
     from memfd._seal import Seal
 
     names = [str(seal.name) for seal in Seal(seals)]
     unknown = seals & ~sum(Seal)
-    return "|".join([*names, hex(unknown)] if unknown else names) or "none"
+    return [*names, hex(unknown)] if unknown else names
 
 
 def label(fd: int) -> str:
@@ -162,37 +165,3 @@ def _can_be_forged() -> bool:
     else:
         _forges = True
     return _forges
-
-
-def _memory_limit() -> int:
-    """Return the bytes of memory that this process can hope for."""
-    limit = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    for path in _cgroup_limits():
-        try:
-            with open(path) as file:
-                limit = min(limit, int(file.read()))
-        except (OSError, ValueError):  # "max", or no such controller
-            continue
-    return limit
-
-
-def _cgroup_limits() -> Iterator[str]:
-    """Yield the files that may hold a memory limit of this process's cgroups."""
-    try:
-        with open("/proc/self/cgroup") as file:
-            lines = file.read().splitlines()
-    except OSError:
-        return
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controllers == "":
-            root, name = "/sys/fs/cgroup", "memory.max"
-        elif "memory" in controllers.split(","):
-            root, name = "/sys/fs/cgroup/memory", "memory.limit_in_bytes"
-        else:
-            continue
-        # A container may see its own group at the root of the hierarchy.
-        while path not in ("", "/"):
-            yield f"{root}{path}/{name}"
-            path = os.path.dirname(path)
-        yield f"{root}/{name}"
