@@ -64,6 +64,7 @@ if TYPE_CHECKING:
     from memfd._bufferpool import BufferPool
     from memfd._describe import describe
     from memfd._handover import pending
+    from memfd._listing import ls
     from memfd._objects import dump, load
     from memfd._seal import Seal, SealError
     from memfd._share import attach, freeze, share
@@ -75,6 +76,7 @@ _HOMES = {
     "SealError": "_seal",
     "describe": "_describe",
     "dump": "_objects",
+    "ls": "_listing",
     "load": "_objects",
     "pending": "_handover",
     "recv": "_socket",
@@ -149,6 +151,7 @@ __all__ = [
     "get_seals",
     "get_size",
     "load",
+    "ls",
     "memfd_create",
     "pending",
     "recv",

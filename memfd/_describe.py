@@ -84,13 +84,14 @@ def describe(
         raise ValueError("an array without a memfd of its own cannot be described")
     memfd = _file.opened(given, "r", None, None, False)
     try:
-        return _described(memfd.fileno(), memfd.size)
+        return described(memfd.fileno(), memfd.size)
     finally:
         if memfd is not given:
             memfd.close()
 
 
-def _described(fd: int, size: int) -> Description:
+def described(fd: int, size: int) -> Description:
+    """Return what a memfd of `size` bytes holds, given a descriptor of it."""
     begin = os.pread(fd, 16, 0)
     if _objects.looks_like(begin):
         pickled, buffers = _objects.read_layout(fd, size)

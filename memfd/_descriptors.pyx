@@ -23,7 +23,7 @@ from posix.fcntl cimport (
 )
 from posix.signal cimport SIG_SETMASK, sigfillset
 from posix.time cimport CLOCK_REALTIME, clock_gettime, timespec
-from posix.types cimport sigset_t
+from posix.types cimport pid_t, sigset_t
 
 from memfd._check cimport raise_errno
 from memfd._core cimport memfd_get_seals
@@ -54,6 +54,29 @@ cdef extern from "pthread.h" nogil:
     )
     int pthread_detach(pthread_t thread)
     int pthread_timedjoin_np(pthread_t thread, void **answer, const timespec *until)
+
+cdef extern from * nogil:
+    """
+    #include <errno.h>
+    #include <sys/syscall.h>
+    #include <unistd.h>
+    static int memfd_of_process(pid_t pid, int fd)
+    {
+    #ifdef SYS_pidfd_getfd          /* Linux 5.6 */
+        int process = (int)syscall(SYS_pidfd_open, pid, 0);
+        if (process == -1)
+            return -1;
+        int own = (int)syscall(SYS_pidfd_getfd, process, fd, 0), error = errno;
+        close(process);
+        errno = error;
+        return own;
+    #else
+        errno = ENOSYS;
+        return -1;
+    #endif
+    }
+    """
+    int memfd_of_process(pid_t pid, int fd)
 
 cdef extern from *:
     """
@@ -216,6 +239,18 @@ def duplicate(fd, /):
     cdef int given = fd, own = fcntl(given, F_DUPFD_CLOEXEC, 0)
     if own == -1:
         raise_errno(f"descriptor {given}")
+    return _owned(own)
+
+
+def of_process(pid, fd, /):
+    """Duplicate a descriptor of another process, with close-on-exec.
+
+    Nothing is opened, so nobody is told, as the owner of a lease would be, and no mode is
+    asked for.  It takes the right to trace that process.
+    """
+    cdef int own = memfd_of_process(pid, fd)
+    if own == -1:
+        raise_errno(f"descriptor {fd} of process {pid}")
     return _owned(own)
 
 

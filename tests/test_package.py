@@ -26,6 +26,7 @@ MODULES = (
     "_arraydict",
     "_share",
     "_describe",
+    "_listing",
     "_reduction",
     "_socket",
     "aio",

@@ -1,0 +1,128 @@
+"""Text for terminals: rows in columns, and names that may be hostile."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import unicodedata
+from typing import NamedTuple
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_GAP = "  "
+_LEAST = 8  # of a last column that is cut
+
+
+class Column(NamedTuple):
+    """A column: its head and cells, and when it is left out for want of room.
+
+    Those with the highest `rank` go first, those with 0 never.
+    """
+
+    head: str
+    cells: Sequence[str]
+    right: bool = False
+    rank: int = 0
+
+
+def lines(columns: Sequence[Column], width: int | None) -> list[str]:
+    """Return the lines of a table that is no wider than `width`, heads first.
+
+    The last column is the one that is cut.
+    """
+    columns = list(columns)
+    while width is not None and _width(columns[:-1]) + _LEAST > width:
+        worst = max(columns[:-1], key=lambda column: column.rank, default=None)
+        if worst is None or not worst.rank:
+            break
+        columns.remove(worst)
+    room = None if width is None else max(_LEAST, width - _width(columns[:-1]))
+    *others, last = columns
+    table = [[column.head, *column.cells] for column in others]
+    widths = [max(map(_length, column)) for column in table]
+    found = []
+    for number, end in enumerate([last.head, *last.cells]):
+        cells = [
+            _padded(column[number], size, kind.right)
+            for column, size, kind in zip(table, widths, others, strict=True)
+        ]
+        found.append(_GAP.join([*cells, cut(end, room)]).rstrip(" "))
+    return found
+
+
+def _width(columns: Sequence[Column]) -> int:
+    """Return how wide columns are, with a gap after each."""
+    return sum(
+        max(map(_length, [column.head, *column.cells])) + len(_GAP)
+        for column in columns
+    )
+
+
+def _padded(text: str, size: int, right: bool) -> str:
+    gap = " " * (size - _length(text))
+    return gap + text if right else text + gap
+
+
+def _length(text: str) -> int:
+    return len(text) if text.isascii() else sum(map(_cells, text))
+
+
+def cut(text: str, room: int | None) -> str:
+    """Shorten text to so many cells of a terminal."""
+    if room is None or _length(text) <= room:
+        return text
+    used, found = 1, ""
+    for character in text:
+        used += _cells(character)
+        if used > room:
+            break
+        found += character
+    return found + "…"
+
+
+def _cells(character: str) -> int:
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
+
+
+def escaped(text: str) -> str:
+    """Return text that shows what it is, and does nothing to a terminal.
+
+    What is not printable is written as in Python, bytes that are no UTF-8 as ``\\xNN``;
+    so are letters that are written from right to left, which would move their neighbours,
+    and marks that lie over the character before them.
+    """
+    return "".join(map(_escaped, text))
+
+
+def _escaped(character: str) -> str:
+    if character == "\\":
+        return "\\\\"
+    if "\udc80" <= character <= "\udcff":
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    is_plain = (
+        character.isprintable()
+        and unicodedata.bidirectional(character) not in ("R", "AL", "AN")
+        and not unicodedata.category(character).startswith("M")
+    )
+    if is_plain:
+        return character
+    if character in "\n\r\t":
+        return repr(character)[1:-1]
+    number = ord(character)
+    return f"\\u{number:04x}" if number <= 0xFFFF else f"\\U{number:08x}"
+
+
+def terminal_width() -> int | None:
+    """Return the width of the terminal that standard output is, else None."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def bold(text: str) -> str:
+    """Make text bold where that is a terminal that shows it."""
+    wanted = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    if wanted and os.environ.get("TERM", "dumb") != "dumb":
+        return f"\033[1m{text}\033[m"
+    return text
