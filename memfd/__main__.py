@@ -15,6 +15,12 @@ _INTERRUPTED = 128 + signal.SIGINT
 _USAGE = 2
 # Of `memfd run`: those below are the command's own.
 _RUN_FAILED = 125
+# What completes a file name in each shell, for shtab, which writes the completions.
+_FILES = {
+    "bash": "_shtab_compgen_files",
+    "zsh": "_files",
+    "fish": "__fish_complete_path",
+}
 _SORTS = "memory", "size", "huge", "holders", "name", "user", "inode"
 
 
@@ -134,7 +140,12 @@ Sealing the memfds of others is not what this is for: that is up to who made the
         "pids", nargs="*", type=_pid, metavar="PID", help="only those of this process"
     )
     verb.add_argument(
-        "-s", "--sort", choices=_SORTS, default="memory", help="(default: %(default)s)"
+        "-s",
+        "--sort",
+        choices=_SORTS,
+        default="memory",
+        metavar="KEY",
+        help=f"by {', '.join(_SORTS[:-1])} or {_SORTS[-1]} (default: %(default)s)",
     )
     verb.add_argument(
         "-r", "--reverse", action="store_true", help="sort the other way round"
@@ -178,7 +189,9 @@ The bytes themselves: cat /proc/PID/fd/FD""",
         "  memfd show 4711              the inode that memfd ls shows\n"
         "  memfd show --hexdump 64 /proc/1234/fd/5\n",
     )
-    verb.add_argument("memfd", metavar="PATH|PID:FD|INODE", help="which one")
+    verb.add_argument(
+        "memfd", metavar="PATH|PID:FD|INODE", help="which one"
+    ).complete = _FILES
     verb.add_argument(
         "--hexdump",
         nargs="?",
@@ -222,7 +235,7 @@ the shell whose variable it was, still has it.""",
         dest="sources",
         metavar="FILE",
         help="read this file, - for standard input; may be given again",
-    )
+    ).complete = _FILES
     verb.add_argument(
         "--env",
         action=_Source,
@@ -265,7 +278,7 @@ multiprocessing.shared_memory.  Prints what each way takes.""",
     source = demo.add_mutually_exclusive_group()
     source.add_argument(
         "file", nargs="?", metavar="FILE.npy", help="the array to share"
-    )
+    ).complete = _FILES
     source.add_argument(
         "--size",
         type=_size,
