@@ -135,7 +135,8 @@ def ls(
     -----
     The descriptors of a process can be read by its owner and by root (ptrace(2),
     PTRACE_MODE_READ_FSCREDS).  For seals, a descriptor is duplicated (pidfd_getfd(2),
-    since Linux 5.6) or, where that is not permitted, the memfd is opened without waiting.
+    since Linux 5.6) or, where that is not permitted, the memfd is opened without waiting,
+    unless somebody has a lease on it (fcntl(2), F_SETLEASE), who would be told.
     Nothing is read or mapped.  Where nobody maps it, the kernel does not tell how much is
     in huge pages.  A memfd that is on its way through a socket is in no process, and not
     seen.
@@ -282,21 +283,21 @@ def _seals(place: tuple[int, int], file: _proc.File) -> int | None:
                 found = _seals_of(own, place)
                 if found is not None:
                     return found
-    if file.path is None:
-        return None
-    another = opened(file.path)
+    another = opened(file.path, place)
     return None if another is None else _seals_of(another, place)
 
 
-def opened(path: str) -> _descriptors.Descriptors | None:
-    """Open a memfd for reading where that is permitted, and not for long in the way.
+def opened(path: str | None, place: tuple[int, int]) -> _descriptors.Descriptors | None:
+    """Open a memfd for reading if that is permitted and disturbs nobody.
 
-    A lease on it is asked to go, which takes its owner a moment.
+    The owner of a lease on it would be sent a signal.
     """
-    for _ in range(_TRIES):
+    for _ in range(_TRIES if path is not None else 0):
+        if place in _proc.leased():
+            break
         try:
             return _descriptors.opened(path, os.O_RDONLY)
-        except BlockingIOError:
+        except BlockingIOError:  # a lease, since then
             time.sleep(_PAUSE)
         except OSError:
             break

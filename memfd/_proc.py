@@ -20,6 +20,8 @@ _LINE = re.compile(
 _PMD_MAPPED = re.compile(
     rb"^([0-9a-f]+)-[0-9a-f]+ |^(?:Shmem|File)PmdMapped: +([1-9]\d*) kB$", re.MULTILINE
 )
+# In /proc/locks, as "1: LEASE  ACTIVE    WRITE 4711 00:01:1024 0 EOF".
+_LEASE = re.compile(rb" LEASE .* ([0-9a-f]+):([0-9a-f]+):(\d+) 0 EOF$", re.MULTILINE)
 _PF_KTHREAD = 0x00200000  # in the flags of /proc/PID/stat
 
 
@@ -148,6 +150,19 @@ def pmd_mapped(pid: int) -> Iterator[tuple[int, int]]:
             start = int(found[1], 16)
         else:
             yield start, int(found[2]) * 1024
+
+
+def leased() -> set[tuple[int, int]]:
+    """Return the files, as device and inode, whose owner is told when they are opened."""
+    try:
+        with open("/proc/locks", "rb") as file:
+            text = file.read()
+    except OSError:
+        return set()
+    return {
+        (os.makedev(int(found[1], 16), int(found[2], 16)), int(found[3]))
+        for found in _LEASE.finditer(text)
+    }
 
 
 def hides() -> bool:

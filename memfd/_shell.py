@@ -208,7 +208,8 @@ def _opened(row: Row) -> _descriptors.Descriptors | None:
                     continue
                 if _is(own, row):
                     return own
-    another = None if row["path"] is None else _listing.opened(row["path"])
+    major, minor = map(int, row["device"].split(":"))
+    another = _listing.opened(row["path"], (os.makedev(major, minor), row["inode"]))
     return another if another is not None and _is(another, row) else None
 
 

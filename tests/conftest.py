@@ -5,9 +5,11 @@ import gc
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import textwrap
 import time
@@ -139,3 +141,70 @@ def namespace():
         return ["unshare", *flags]
 
     return namespace
+
+
+@pytest.fixture
+def shell(tmp_path):
+    """Run the installed `memfd` with some arguments, away from the repository."""
+    script = pathlib.Path(sysconfig.get_path("scripts"), "memfd")
+    assert script.exists(), f"{script} is not installed"
+
+    def shell(*arguments, wrapper=(), timeout=60, code=None, **options):
+        options = {"stdin": subprocess.DEVNULL} | options
+        if "input" in options:
+            del options["stdin"]
+        finished = subprocess.run(
+            [*wrapper, script, *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            errors="surrogateescape",
+            timeout=timeout,
+            cwd=tmp_path,
+            **options,
+        )
+        assert "Traceback" not in finished.stderr
+        if code is not None:
+            assert finished.returncode == code, finished.stderr
+        return finished
+
+    return shell
+
+
+@pytest.fixture
+def other():
+    """Start programs in other processes, which say a line and wait to be ended."""
+    started = []
+
+    def other(program, *arguments, **options):
+        process = subprocess.Popen(
+            [sys.executable, "-c", textwrap.dedent(program), *map(str, arguments)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd="/",
+            **options,
+        )
+        started.append(process)
+        process.said = process.stdout.readline().strip()
+        assert process.said, "the program ended"
+        return process
+
+    yield other
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def installed():
+    """Have a program of the system; where CI=true it has to be there."""
+
+    def installed(program):
+        found = shutil.which(program)
+        if found is None:
+            if os.environ.get("CI") == "true":
+                pytest.fail(f"{program} is not installed")
+            pytest.skip(f"{program} is not installed")
+        return found
+
+    return installed
