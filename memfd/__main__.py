@@ -164,13 +164,15 @@ Sealing the memfds of others is not what this is for: that is up to who made the
         "-j", "--json", action="store_true", help="as JSON, which memfd.ls() describes"
     )
     verb.add_argument(
-        "-w",
-        "--watch",
-        nargs="?",
+        "-w", "--watch", action="store_true", help="again and again, until Ctrl-C"
+    )
+    verb.add_argument(
+        "-i",
+        "--interval",
         type=_seconds,
-        const=2.0,
+        default=2.0,
         metavar="SECONDS",
-        help="again and again, every 2 seconds or so many, until Ctrl-C",
+        help="between two times of --watch (default: 2)",
     )
 
 
@@ -187,18 +189,21 @@ arrays or a dumped object the table of contents.  Nothing is mapped or unpickled
 The bytes themselves: cat /proc/PID/fd/FD""",
         "  memfd show 1234:5            descriptor 5 of process 1234\n"
         "  memfd show 4711              the inode that memfd ls shows\n"
-        "  memfd show --hexdump 64 /proc/1234/fd/5\n",
+        "  memfd show --hexdump --count 64 /proc/1234/fd/5\n",
     )
     verb.add_argument(
         "memfd", metavar="PATH|PID:FD|INODE", help="which one"
     ).complete = _FILES
     verb.add_argument(
-        "--hexdump",
-        nargs="?",
+        "-x", "--hexdump", action="store_true", help="and its first bytes"
+    )
+    verb.add_argument(
+        "-c",
+        "--count",
         type=_size,
-        const=256,
+        default=256,
         metavar="BYTES",
-        help="and its first 256 bytes, or so many",
+        help="how many bytes --hexdump shows (default: %(default)s)",
     )
 
 

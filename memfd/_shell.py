@@ -60,7 +60,7 @@ def ls(arguments: argparse.Namespace) -> int:
         if not arguments.watch:
             return 0
         sys.stdout.flush()
-        time.sleep(arguments.watch)
+        time.sleep(arguments.interval)
         if not (arguments.json or sys.stdout.isatty()):
             print()
 
@@ -134,7 +134,7 @@ def show(arguments: argparse.Namespace) -> int:
     for number, row in enumerate(found):
         if number:
             print()
-        for line in _one(row, arguments.hexdump):
+        for line in _one(row, arguments.count if arguments.hexdump else 0):
             print(line)
     return 0
 
@@ -161,7 +161,7 @@ def _place(target: str) -> tuple[str | None, int]:
     return f"{os.major(device)}:{os.minor(device)}", status.st_ino
 
 
-def _one(row: Row, count: int | None) -> Iterator[str]:
+def _one(row: Row, count: int) -> Iterator[str]:
     """Say all that is known of one memfd."""
 
     def line(key: str, value: str) -> str:

@@ -380,7 +380,7 @@ def test_no_colour(other):
 def test_watch(other, shell):
     """--watch lists again and again until Ctrl-C, which is no error message."""
     process = other(HOLD, "one")
-    script = [sys.executable, "-P", "-m", "memfd", "ls", "--watch", "0.1"]
+    script = [sys.executable, "-P", "-m", "memfd", "ls", "--watch", "--interval", "0.1"]
     for options in ([], ["--json"]):
         watching = subprocess.Popen(
             [*script, *options, str(process.pid)],
@@ -400,7 +400,7 @@ def test_watch(other, shell):
         _, errors = watching.communicate()
         assert (watching.returncode, errors) == (130, "")
     for seconds in ("0", "x", "1e9"):
-        assert shell("ls", "--watch", seconds, code=2).stderr.count("\n") == 1
+        assert shell("ls", "--interval", seconds, code=2).stderr.count("\n") == 1
 
 
 def test_of_another_user(as_nobody, other):
@@ -599,5 +599,5 @@ def test_closed_and_full_output(shell):
     done = shell("ls", wrapper=["sh", "-c", 'exec "$@" >/dev/full', "sh"], code=1)
     assert done.stderr == "memfd ls: No space left on device\n"
     pipe = '"$@" | true; exit ${PIPESTATUS[0]}'
-    done = shell("ls", "--watch", "0.1", wrapper=["bash", "-c", pipe, "sh"], code=1)
+    done = shell("ls", "-wi", "0.1", wrapper=["bash", "-c", pipe, "sh"], code=1)
     assert done.stderr == ""

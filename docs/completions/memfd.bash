@@ -7,8 +7,8 @@
 
 _shtab_memfd_subparsers=(ls show run demo)
 
-_shtab_memfd_ls_option_strings=(-h --help -s --sort -r --reverse -u --user -n --name -l --long -b --bytes -j --json -w --watch)
-_shtab_memfd_show_option_strings=(-h --help --hexdump)
+_shtab_memfd_ls_option_strings=(-h --help -s --sort -r --reverse -u --user -n --name -l --long -b --bytes -j --json -w --watch -i --interval)
+_shtab_memfd_show_option_strings=(-h --help -x --hexdump -c --count)
 _shtab_memfd_run_option_strings=(-h --help --name --input --env --writable --secret)
 _shtab_memfd_demo_option_strings=(-h --help --size --workers)
 _shtab_memfd_option_strings=(-h --help --version)
@@ -32,11 +32,12 @@ _shtab_memfd_ls__b_nargs=0
 _shtab_memfd_ls___bytes_nargs=0
 _shtab_memfd_ls__j_nargs=0
 _shtab_memfd_ls___json_nargs=0
-_shtab_memfd_ls__w_nargs='?'
-_shtab_memfd_ls___watch_nargs='?'
+_shtab_memfd_ls__w_nargs=0
+_shtab_memfd_ls___watch_nargs=0
 _shtab_memfd_show__h_nargs=0
 _shtab_memfd_show___help_nargs=0
-_shtab_memfd_show___hexdump_nargs='?'
+_shtab_memfd_show__x_nargs=0
+_shtab_memfd_show___hexdump_nargs=0
 _shtab_memfd_run_pos_0_nargs=...
 _shtab_memfd_run__h_nargs=0
 _shtab_memfd_run___help_nargs=0

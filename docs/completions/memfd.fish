@@ -51,7 +51,7 @@ function _shtab_memfd_using
 end
 
 set -g _shtab_memfd_commands ls show run demo
-set -g _shtab_memfd_opts_with_value --env --hexdump --input --name --size --sort --user --watch --workers -n -s -u -w
+set -g _shtab_memfd_opts_with_value --count --env --input --interval --name --size --sort --user --workers -c -i -n -s -u
 
 complete -c memfd -e
 complete -c memfd -f
@@ -67,10 +67,12 @@ complete -c memfd -n '_shtab_memfd_using ls' -s n -l name -x -d 'only those of s
 complete -c memfd -n '_shtab_memfd_using ls' -s l -l long -d 'all holders, and seals in words'
 complete -c memfd -n '_shtab_memfd_using ls' -s b -l bytes -d 'sizes as numbers of bytes'
 complete -c memfd -n '_shtab_memfd_using ls' -s j -l json -d 'as JSON, which memfd.ls() describes'
-complete -c memfd -n '_shtab_memfd_using ls' -s w -l watch -x -d 'again and again, every 2 seconds or so many, until Ctrl-C'
+complete -c memfd -n '_shtab_memfd_using ls' -s w -l watch -d 'again and again, until Ctrl-C'
+complete -c memfd -n '_shtab_memfd_using ls' -s i -l interval -x -d 'between two times of --watch (default: 2)'
 complete -c memfd -n '_shtab_memfd_using; and test $_shtab_memfd_npos -eq 0' -a show -d 'Show one memfd in full, and what it holds: of a .npy file dtype and shape, of several'
 complete -c memfd -n '_shtab_memfd_using show' -s h -l help -d 'show this help message and exit'
-complete -c memfd -n '_shtab_memfd_using show' -l hexdump -x -d 'and its first 256 bytes, or so many'
+complete -c memfd -n '_shtab_memfd_using show' -s x -l hexdump -d 'and its first bytes'
+complete -c memfd -n '_shtab_memfd_using show' -s c -l count -x -d 'how many bytes --hexdump shows (default: 256)'
 complete -c memfd -n '_shtab_memfd_using show; and test $_shtab_memfd_npos -eq 0' -ka "__fish_complete_path" -d 'which one'
 complete -c memfd -n '_shtab_memfd_using; and test $_shtab_memfd_npos -eq 0' -a run -d 'Read standard input, or a file or an environment variable, into a sealed memfd, and'
 complete -c memfd -n '_shtab_memfd_using run' -s h -l help -d 'show this help message and exit'

@@ -45,7 +45,8 @@ _shtab_memfd_ls_options=(
   {-l,--long}"[all holders, and seals in words]"
   {-b,--bytes}"[sizes as numbers of bytes]"
   {-j,--json}"[as JSON, which memfd.ls() describes]"
-  {-w,--watch}"[again and again, every 2 seconds or so many, until Ctrl-C]:SECONDS:"
+  {-w,--watch}"[again and again, until Ctrl-C]"
+  {-i,--interval}"[between two times of --watch (default\: 2)]:SECONDS:"
   "(*)::only those of this process:"
 )
 
@@ -67,7 +68,8 @@ _shtab_memfd_run_defaults_added=0
 
 _shtab_memfd_show_options=(
   "(- : *)"{-h,--help}"[show this help message and exit]"
-  "--hexdump[and its first 256 bytes, or so many]:BYTES:"
+  {-x,--hexdump}"[and its first bytes]"
+  {-c,--count}"[how many bytes --hexdump shows (default\: 256)]:BYTES:"
   ":which one:_files"
 )
 
