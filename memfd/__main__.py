@@ -72,7 +72,6 @@ def main(argv=None):
 
 def _run(arguments):
     """Run a verb; what it refuses is one line on standard error."""
-    code = _RUN_FAILED if arguments.verb == "run" else 1
     try:
         if sys.stdout is None and arguments.verb != "run":
             raise OSError(errno.EBADF, "standard output is closed")
@@ -83,8 +82,13 @@ def _run(arguments):
         text = getattr(error, "strerror", None) or str(error)
     except MemoryError:
         text = "there is not enough memory"
-    print(f"memfd {arguments.verb}: {text}", file=sys.stderr)
-    return code
+    _complain(arguments.verb, text)
+    return _RUN_FAILED if arguments.verb == "run" else 1
+
+
+def _complain(verb, text):
+    if sys.stderr is not None:  # else print would take standard output
+        print(f"memfd {verb}: {text}", file=sys.stderr)
 
 
 def parser():
@@ -318,7 +322,12 @@ def _run_command(arguments):
     # Python versions differ in what they do to the first one.
     if arguments.command[:1] == ["--"]:
         del arguments.command[0]
-    return _run.run(arguments)
+    try:
+        return _run.run(arguments)
+    except _run.CommandError as error:
+        code, text = error.args
+        _complain("run", text)
+        return code
 
 
 def _demo(arguments):

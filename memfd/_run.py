@@ -16,6 +16,7 @@ import stat
 import sys
 
 from memfd import _core, _file, _limits
+from memfd._table import escaped
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,6 +35,10 @@ _MAPPED = 1 << 1 | 1 << 2 | 1 << 3 | 1 << 6 | 1 << 8
 _SECRET_CORE = 1  # bytes; 0 would still be piped to a program that collects cores
 
 
+class CommandError(Exception):
+    """The command cannot be executed: an exit status, and why."""
+
+
 def run(arguments: argparse.Namespace) -> NoReturn:
     """Run `memfd run`: become the command.
 
@@ -43,6 +48,8 @@ def run(arguments: argparse.Namespace) -> NoReturn:
         A place in the command for which there is no input.
     OSError
         An input cannot be read, or memory does not suffice for it.
+    CommandError
+        There is no such command, or it cannot be executed.
     """
     sources = arguments.sources or [("input", "-")]
     command = arguments.command
@@ -56,8 +63,6 @@ def run(arguments: argparse.Namespace) -> NoReturn:
         files.append(_filled(kind, source, name, arguments))
     paths = [_handed_down(file) for file in files]
     command = [placed(argument, paths) for argument in command]
-    sys.stdout.flush()
-    sys.stderr.flush()
     # Python ignores these, and what is ignored stays so in the command.
     for number in (signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(number, signal.SIG_DFL)
@@ -122,7 +127,7 @@ def _take_variable(f: Memfd, name: str, secret: bool) -> None:
     """Write the value of an environment variable, and take it out of the environment."""
     value = os.environb.pop(os.fsencode(name), None)
     if value is None:
-        raise OSError(errno.ENOENT, f"there is no environment variable {name}")
+        raise OSError(errno.ENOENT, f"there is no environment variable {escaped(name)}")
     f.write(value)
     if secret:
         with contextlib.suppress(OSError, ValueError):  # /proc is not there
@@ -153,7 +158,7 @@ def _read_all(f: Memfd, source: str, secret: bool) -> None:
         try:
             opened = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
-            raise OSError(error.errno, f"{source}: {error.strerror}") from None
+            raise OSError(error.errno, f"{escaped(source)}: {error.strerror}") from None
     try:
         _copy(f, opened, source, secret)
     finally:
@@ -162,7 +167,7 @@ def _read_all(f: Memfd, source: str, secret: bool) -> None:
 
 
 def _copy(f: Memfd, source: int, name: str, secret: bool) -> None:
-    what = "standard input" if name == "-" else name
+    what = "standard input" if name == "-" else escaped(name)
     # Before the last of it is gone somebody would be killed for it.
     limit = _limits.memory_left() * 9 // 10
     size = os.fstat(source).st_size  # of a pipe 0
@@ -252,6 +257,6 @@ def _refuse(program: str, code: int | None) -> NoReturn:
     if is_missing:
         exists = "/" in program and os.path.exists(program)
         reason = "its interpreter is missing" if exists else "command not found"
-    print(f"memfd run: {program}: {reason}", file=sys.stderr)
-    sys.stderr.flush()
-    os._exit(NOT_FOUND if is_missing else NOT_EXECUTABLE)
+    raise CommandError(
+        NOT_FOUND if is_missing else NOT_EXECUTABLE, f"{escaped(program)}: {reason}"
+    )
