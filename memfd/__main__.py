@@ -53,7 +53,7 @@ def main(argv=None):
         where `memfd run` failed, 126 or 127 where its command cannot be executed or found.
     """
     try:
-        if sys.stdout is not None:  # whatever a name has in it
+        if hasattr(sys.stdout, "reconfigure"):  # whatever a name has in it
             sys.stdout.reconfigure(errors="backslashreplace")
         arguments = parser().parse_args(argv)
         code = _run(arguments)

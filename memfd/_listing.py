@@ -293,7 +293,7 @@ def opened(path: str | None, place: tuple[int, int]) -> _descriptors.Descriptors
     The owner of a lease on it would be sent a signal.
     """
     for _ in range(_TRIES if path is not None else 0):
-        if place in _proc.leased():
+        if place in _proc.leased():  # guard: lease
             break
         try:
             return _descriptors.opened(path, os.O_RDONLY)

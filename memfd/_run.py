@@ -32,6 +32,7 @@ _PLACE = re.compile(r"\{\{(\d*)\}\}|\{(\d*)\}")
 _NUMBERS = 100, 10, 3
 # Bits of /proc/self/coredump_filter: mappings that are shared, and private ones of files.
 _MAPPED = 1 << 1 | 1 << 2 | 1 << 3 | 1 << 6 | 1 << 8
+_IGNORED = signal.SIGPIPE, signal.SIGXFSZ
 _SECRET_CORE = 1  # bytes; 0 would still be piped to a program that collects cores
 
 
@@ -64,7 +65,7 @@ def run(arguments: argparse.Namespace) -> NoReturn:
     paths = [_handed_down(file) for file in files]
     command = [placed(argument, paths) for argument in command]
     # Python ignores these, and what is ignored stays so in the command.
-    for number in (signal.SIGPIPE, signal.SIGXFSZ):
+    for number in _IGNORED:  # guard: signals -> for number in ():
         signal.signal(number, signal.SIG_DFL)
     _execute(command)
 
@@ -109,14 +110,14 @@ def _filled(kind: str, source: str, name: str, arguments: argparse.Namespace) ->
         encoded = encoded[: _core.NAME_MAX]
     f = _file.create(encoded)
     try:
-        os.fchmod(f.fileno(), stat.S_IRUSR | stat.S_IWUSR)
+        os.fchmod(f.fileno(), stat.S_IRUSR | stat.S_IWUSR)  # guard: mode
         if kind == "env":
             _take_variable(f, source, arguments.secret)
         else:
             _read_all(f, source, arguments.secret)
         f.seek(0)
         if not arguments.writable:
-            f.seal()
+            f.seal()  # guard: sealed input -> pass
     except BaseException:
         f.close()
         raise
@@ -145,7 +146,7 @@ def _overwrite_environment(name: bytes, size: int) -> None:
         place = text.find(b"\0" + name + b"=")
         if place >= 0:
             memory.seek(begin + place + len(name) + 1)
-            memory.write(b"*" * size)
+            memory.write(b"*" * size)  # guard: secret in the environment
 
 
 def _read_all(f: Memfd, source: str, secret: bool) -> None:
@@ -191,7 +192,7 @@ def _copy(f: Memfd, source: int, name: str, secret: bool) -> None:
             raise OSError(error.errno, f"{what}: {error.strerror}") from None
         finally:
             if secret:
-                buffer[:] = bytes(_STEP)
+                buffer[:] = bytes(_STEP)  # guard: secret in memory -> pass
 
 
 def _read(source: int, buffer: mmap.mmap) -> int:

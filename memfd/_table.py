@@ -103,7 +103,7 @@ def _escaped(character: str) -> str:
     if "\udc80" <= character <= "\udcff":
         return f"\\x{ord(character) - 0xDC00:02x}"
     is_plain = (
-        character.isprintable()
+        character.isprintable()  # guard: escape -> True
         and unicodedata.bidirectional(character) not in ("R", "AL", "AN")
         and not unicodedata.category(character).startswith("M")
     )

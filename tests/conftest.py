@@ -147,14 +147,16 @@ def namespace():
 def shell(tmp_path):
     """Run the installed `memfd` with some arguments, away from the repository."""
     script = pathlib.Path(sysconfig.get_path("scripts"), "memfd")
-    assert script.exists(), f"{script} is not installed"
+    # A copy of the tree that is on the path, and not installed.
+    command = os.environ.get("MEMFD_TEST_COMMAND", str(script)).split()
+    assert os.path.exists(command[0]), f"{command[0]} is not installed"
 
     def shell(*arguments, wrapper=(), timeout=60, code=None, **options):
         options = {"stdin": subprocess.DEVNULL} | options
         if "input" in options:
             del options["stdin"]
         finished = subprocess.run(
-            [*wrapper, script, *map(str, arguments)],
+            [*wrapper, *command, *map(str, arguments)],
             capture_output=True,
             text=True,
             errors="surrogateescape",

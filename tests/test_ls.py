@@ -55,10 +55,12 @@ def as_nobody(run):
     def as_nobody(*arguments, wrapper=(), code=0):
         return run(
             """
-            import ctypes, json, os, pwd, sys
+            import contextlib, ctypes, io, os, sys
             import memfd
-            from memfd import __main__, _listing, _seal, _shell
-            pwd.getpwuid(0)
+            from memfd import __main__
+            with contextlib.redirect_stdout(io.StringIO()):
+                __main__.main(["ls", "--json"])
+                __main__.main(["ls", str(os.getpid())])
             os.setgroups([])
             os.setresgid(65534, 65534, 65534)
             os.setresuid(65534, 65534, 65534)
@@ -240,6 +242,23 @@ def test_hostile_commands(other, shell):
     out = shell("ls", process.pid, code=0).stdout
     assert f"{process.pid} \\u001b[2J\\nroot" in out
     assert "\x1b" not in out
+
+
+def test_a_name_that_looks_like_a_line(other):
+    """A carriage return in a name begins no new line of what maps says."""
+    process = other(
+        """
+        import sys, memfd
+        name = "x\\r1000-2000 rw-s 00000000 00:01 4711 /memfd:forged (deleted)"
+        f = memfd.create(name, size=4096)
+        mapped = memfd.Mapping(f, "r+")
+        print(1, flush=True)
+        sys.stdin.read()
+        """
+    )
+    (row,) = memfd.ls([process.pid])["memfds"]
+    assert row["name"].startswith("x\r1000-2000 ")
+    assert len(row["holders"][0]["mappings"]) == 1
 
 
 def test_names_in_ascii(shell):

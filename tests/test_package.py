@@ -72,6 +72,14 @@ def test_installed_files():
     }
     if not files:
         pytest.skip("an editable install lists no files")
+    elsewhere = {str(path) for path in importlib.metadata.files("memfd")}
+    for page in (
+        "man/man1/memfd.1",
+        "bash-completion/completions/memfd",
+        "zsh/site-functions/_memfd",
+        "fish/vendor_completions.d/memfd.fish",
+    ):
+        assert any(path.endswith(f"/share/{page}") for path in elsewhere), page
     compiled = {name for name in files if name.endswith(".so")}
     assert {name.partition(".")[0] for name in compiled} == {
         "_block",

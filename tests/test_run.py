@@ -431,6 +431,16 @@ def test_secrets_leave_the_environment(run):
     assert out == "0 True True\nFalse True\n"
 
 
+def test_a_command_that_closes_what_it_inherits(shell):
+    """A shell that stays keeps the file for such a command, as docs/shell.md says."""
+    closes = "import os, sys; os.closerange(3, 200); os.execvp('cat', sys.argv)"
+    done = shell("run", "--", sys.executable, "-c", closes, "{}", input="kept")
+    assert done.returncode
+    script = f'{sys.executable} -c "{closes}" {{}}; exit'
+    done = shell("run", "--", "sh", "-c", script, input="kept", code=0)
+    assert done.stdout == "kept"
+
+
 def test_places():
     """Braces are places only as {} and {N}; doubled, they stand for themselves."""
     paths = ["/a", "/b"]
