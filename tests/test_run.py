@@ -9,6 +9,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 import zipfile
 
 import pytest
@@ -325,6 +326,63 @@ def test_input_beyond_the_limits(shell, run, tmp_path):
             r"memory\n",
             done.stderr,
         )
+
+
+@pytest.fixture
+def small_group():
+    """Build the command that runs another one with 64 MiB of memory, in a cgroup."""
+    for root, limit in (
+        ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
+        ("/sys/fs/cgroup", "memory.max"),
+    ):
+        group = pathlib.Path(root, f"memfd-test-{os.getpid()}")
+        try:
+            group.mkdir()
+        except OSError as error:
+            reason = f"{error}"
+            continue
+        try:
+            (group / limit).write_text(str(64 << 20))
+        except OSError as error:
+            reason = f"{error}"
+            group.rmdir()
+            continue
+        break
+    else:
+        pytest.skip(f"no cgroup with a limit of memory here: {reason}")
+    yield ["sh", "-c", f'echo $$ > {group}/cgroup.procs && exec "$@"', "sh"]
+    for _ in range(200):  # a process leaves it a moment after it has ended
+        try:
+            group.rmdir()
+        except OSError:
+            time.sleep(0.01)
+        else:
+            break
+
+
+def test_a_limit_of_the_container(shell, small_group, tmp_path):
+    """What does not fit into the cgroup is refused, where else somebody would be killed."""
+    (tmp_path / "data").write_bytes(bytes(100 << 20))
+    for options in (["--input", "data"], []):
+        with open(tmp_path / "data", "rb") as file:
+            read = subprocess.Popen(["cat"], stdin=file, stdout=subprocess.PIPE)
+        done = shell(
+            "run",
+            *options,
+            "cat",
+            "{}",
+            wrapper=small_group,
+            stdin=read.stdout,
+            code=125,
+        )
+        read.stdout.close()
+        read.wait()
+        assert ": it is larger than " in done.stderr
+    (tmp_path / "data").write_bytes(bytes(8 << 20))
+    done = shell(
+        "run", "--input", "data", "wc", "-c", "{}", wrapper=small_group, code=0
+    )
+    assert done.stdout.split()[0] == str(8 << 20)
 
 
 def test_what_is_left_of_memory():
