@@ -1,6 +1,7 @@
 """The `memfd` command."""
 
 import argparse
+import contextlib
 import errno
 import os
 import re
@@ -55,40 +56,57 @@ def main(argv=None):
     try:
         if hasattr(sys.stdout, "reconfigure"):  # whatever a name has in it
             sys.stdout.reconfigure(errors="backslashreplace")
-        arguments = parser().parse_args(argv)
-        code = _run(arguments)
-        if sys.stdout is not None:
-            sys.stdout.flush()
+        return _run(argv)
     except KeyboardInterrupt:
         return _INTERRUPTED
-    except BrokenPipeError:  # as of `memfd demo | head -1`
-        # What is still in the buffer would fail once more when the interpreter ends.
-        sink = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(sink, sys.stdout.fileno())
-        os.close(sink)
-        return 1
-    return code
 
 
-def _run(arguments):
+def _run(argv):
     """Run a verb; what it refuses is one line on standard error."""
+    name, failed = "memfd", 1
     try:
-        if sys.stdout is None and arguments.verb != "run":
-            raise OSError(errno.EBADF, "standard output is closed")
-        return arguments.run(arguments)
-    except BrokenPipeError:
-        raise
+        try:
+            arguments = parser().parse_args(argv)
+            name = f"memfd {arguments.verb}"
+            if arguments.verb == "run":
+                failed = _RUN_FAILED
+            elif sys.stdout is None:
+                raise OSError(errno.EBADF, "standard output is closed")
+            code = arguments.run(arguments)
+        except SystemExit as end:  # of argparse, maybe after --help
+            code = end.code
+        _flush()
+        return code
+    except BrokenPipeError:  # as of `memfd demo | head -1`
+        text = None
     except (OSError, ValueError) as error:
         text = getattr(error, "strerror", None) or str(error)
     except MemoryError:
         text = "there is not enough memory"
-    _complain(arguments.verb, text)
-    return _RUN_FAILED if arguments.verb == "run" else 1
+    with contextlib.suppress(OSError):
+        _flush()
+    if text is not None:
+        _complain(f"{name}: {text}")
+    return failed
 
 
-def _complain(verb, text):
+def _flush():
+    """Write out what was printed; what cannot be written is forgotten."""
+    if sys.stdout is None:
+        return
+    try:
+        sys.stdout.flush()
+    except OSError:
+        # Else it would fail once more when the interpreter ends.
+        sink = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(sink, sys.stdout.fileno())
+        os.close(sink)
+        raise
+
+
+def _complain(text):
     if sys.stderr is not None:  # else print would take standard output
-        print(f"memfd {verb}: {text}", file=sys.stderr)
+        print(text, file=sys.stderr)
 
 
 def parser():
@@ -326,7 +344,7 @@ def _run_command(arguments):
         return _run.run(arguments)
     except _run.CommandError as error:
         code, text = error.args
-        _complain("run", text)
+        _complain(f"memfd run: {text}")
         return code
 
 

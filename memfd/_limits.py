@@ -9,12 +9,24 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _ALL = 1 << 62
+_VERSION_1 = (
+    "memory.limit_in_bytes",
+    "memory.usage_in_bytes",
+    "memory.memsw.limit_in_bytes",
+    "memory.memsw.usage_in_bytes",
+)
+_VERSION_2 = (
+    "memory.max",
+    "memory.current",
+    "memory.swap.max",
+    "memory.swap.current",
+)
 
 
 def memory() -> int:
     """Return the bytes of memory that this process can hope for."""
     limit = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    for folder, most, _ in _cgroups():
+    for folder, most, *_ in _cgroups():
         limit = min(limit, _number(f"{folder}/{most}", limit))
     return limit
 
@@ -33,11 +45,15 @@ def memory_left() -> int:
     except (OSError, KeyError):
         free, swap = _ALL, 0
     left = free + swap
-    for folder, most, used in _cgroups():
+    for folder, most, used, swap_most, swap_used in _cgroups():
         limit = _number(f"{folder}/{most}", _ALL)
         if limit < _ALL:
             taken = _number(f"{folder}/{used}", 0) - _cached(folder)
-            left = min(left, max(0, limit - taken) + swap)
+            swapped = _number(f"{folder}/{swap_used}", 0)
+            more = _number(f"{folder}/{swap_most}", _ALL) - swapped
+            if swap_most.startswith("memory.memsw"):  # of both together
+                more -= limit - _number(f"{folder}/{used}", 0)
+            left = min(left, max(0, limit - taken) + min(swap, max(0, more)))
     return left
 
 
@@ -60,8 +76,11 @@ def _number(path: str, otherwise: int) -> int:
         return otherwise
 
 
-def _cgroups() -> Iterator[tuple[str, str, str]]:
-    """Yield the cgroups of this process: folder, file of the limit, file of the use."""
+def _cgroups() -> Iterator[tuple[str, str, str, str, str]]:
+    """Yield the cgroups of this process: folder, and files of limit and use.
+
+    Those of memory come first, then those of swap space.
+    """
     try:
         with open("/proc/self/cgroup") as file:
             lines = file.read().splitlines()
@@ -70,10 +89,9 @@ def _cgroups() -> Iterator[tuple[str, str, str]]:
     for line in lines:
         _, controllers, path = line.split(":", 2)
         if controllers == "":
-            root, names = "/sys/fs/cgroup", ("memory.max", "memory.current")
+            root, names = "/sys/fs/cgroup", _VERSION_2
         elif "memory" in controllers.split(","):
-            root = "/sys/fs/cgroup/memory"
-            names = "memory.limit_in_bytes", "memory.usage_in_bytes"
+            root, names = "/sys/fs/cgroup/memory", _VERSION_1
         else:
             continue
         # A container may see its own group at the root of the hierarchy.

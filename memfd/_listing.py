@@ -153,9 +153,9 @@ def ls(
     """
     wanted = None if pids is None else set(pids)
     uid = _uid(user) if isinstance(user, str) else user
-    for pid in sorted(wanted or ()):
-        _check_readable(pid)
     scan = _proc.scan()
+    for pid in sorted(wanted or ()):
+        _check_read(scan, pid)
     found = {}
     for place, file in scan.files.items():
         if wanted is not None and wanted.isdisjoint(file.holders):
@@ -174,7 +174,9 @@ def ls(
             seals = _seals(place, file)
         except ValueError:  # no memfd, whatever its name says
             continue
-        rows.append(_row(place, file, seals, huge.get(place), names, commands))
+        rows.append(
+            _row(place, file, seals, huge.get(place), names, commands, scan.shm)
+        )
     totals = Totals(
         memfds=len(rows),
         size=sum(row["size"] or 0 for row in rows),
@@ -182,7 +184,9 @@ def ls(
         huge=sum(row["huge"] or 0 for row in rows),
     )
     hidden = os.geteuid() != 0 and _proc.hides()
-    processes = Processes(read=scan.read, unreadable=scan.unreadable, hidden=hidden)
+    processes = Processes(
+        read=len(scan.read), unreadable=len(scan.unreadable), hidden=hidden
+    )
     return Listing(memfds=rows, totals=totals, processes=processes)
 
 
@@ -195,15 +199,11 @@ def _uid(user: str) -> int:
         raise ValueError(f"no user {user!r}") from None
 
 
-def _check_readable(pid: int) -> None:
-    try:
-        os.listdir(f"/proc/{pid}/fd")
-    except FileNotFoundError:
-        raise ProcessLookupError(errno.ESRCH, f"no process {pid}") from None
-    except PermissionError:
-        raise PermissionError(
-            errno.EACCES, f"the descriptors of process {pid} may not be read"
-        ) from None
+def _check_read(scan: _proc.Scan, pid: int) -> None:
+    if pid in scan.unreadable:
+        raise PermissionError(errno.EACCES, f"process {pid} may not be read")
+    if pid not in scan.read:
+        raise ProcessLookupError(errno.ESRCH, f"no process {pid}")
 
 
 def _row(
@@ -213,6 +213,7 @@ def _row(
     huge: int | None,
     names: dict[int, str | None],
     commands: dict[int, str],
+    shm: int,
 ) -> Row:
     device, inode = place
     status = file.status
@@ -220,10 +221,11 @@ def _row(
         size = memory = page_size = uid = mode = None
     else:
         size, memory, uid = status.st_size, status.st_blocks * 512, status.st_uid
-        page_size, mode = status.st_blksize, f"{stat.S_IMODE(status.st_mode):04o}"
-        if page_size > os.sysconf("SC_PAGE_SIZE"):  # hugetlb
-            huge = memory
-        elif memory < page_size or memory < _mapping.HUGE_PAGE_SIZE:
+        mode = f"{stat.S_IMODE(status.st_mode):04o}"
+        page_size = os.sysconf("SC_PAGE_SIZE")
+        if device != shm:  # hugetlb, of which this is the page size
+            page_size, huge = status.st_blksize, memory
+        elif memory < _mapping.HUGE_PAGE_SIZE:
             huge = 0
         if uid not in names:
             names[uid] = _user(uid)
@@ -277,7 +279,7 @@ def _seals(place: tuple[int, int], file: _proc.File) -> int | None:
         for number, access in holder.descriptors:
             if access != "path":
                 try:
-                    own = _descriptors.of_process(pid, number)
+                    own = duplicate(pid, number)
                 except OSError:
                     continue
                 found = _seals_of(own, place)
@@ -287,16 +289,24 @@ def _seals(place: tuple[int, int], file: _proc.File) -> int | None:
     return None if another is None else _seals_of(another, place)
 
 
+def duplicate(pid: int, fd: int) -> _descriptors.Descriptors:
+    """Duplicate a descriptor of a process, where that is permitted."""
+    if pid == os.getpid():
+        return _descriptors.duplicate(fd)
+    return _descriptors.of_process(pid, fd)
+
+
 def opened(path: str | None, place: tuple[int, int]) -> _descriptors.Descriptors | None:
     """Open a memfd for reading if that is permitted and disturbs nobody.
 
     The owner of a lease on it would be sent a signal.
     """
     for _ in range(_TRIES if path is not None else 0):
-        if place in _proc.leased():  # guard: lease
+        leased = _proc.leased()
+        if leased is None or place in leased:  # guard: lease
             break
         try:
-            return _descriptors.opened(path, os.O_RDONLY)
+            return _descriptors.opened(str(path), os.O_RDONLY)
         except BlockingIOError:  # a lease, since then
             time.sleep(_PAUSE)
         except OSError:
@@ -328,7 +338,7 @@ def _huge(files: dict[tuple[int, int], _proc.File]) -> dict[tuple[int, int], int
     least = _mapping.HUGE_PAGE_SIZE
     if not least:
         return {}
-    asked: dict[int, dict[int, tuple[int, int]]] = {}  # pid -> start -> file
+    asked: dict[int, list[tuple[int, int]]] = {}  # pid -> files
     for place, file in files.items():
         mapped = {
             pid: sum(region.size for region in holder.regions)
@@ -338,14 +348,19 @@ def _huge(files: dict[tuple[int, int], _proc.File]) -> dict[tuple[int, int], int
             continue
         pid = max(mapped, key=lambda pid: mapped[pid])
         if mapped[pid] >= least:
-            starts = asked.setdefault(pid, {})
-            starts.update((region.start, place) for region in file.holders[pid].regions)
+            asked.setdefault(pid, []).append(place)
     found: dict[tuple[int, int], int] = {}
-    for pid, starts in asked.items():
-        for start, size in _pmd_mapped(pid):
-            if start in starts:
-                place = starts[start]
-                found[place] = max(found.get(place, 0), size)
+    for pid, places in asked.items():
+        mapped = dict(_pmd_mapped(pid))
+        for place in places:
+            end = total = 0
+            # Each part of the file once, however often it is mapped.
+            regions = files[place].holders[pid].regions
+            for region in sorted(regions, key=lambda region: region.offset):
+                if region.offset >= end:
+                    total += mapped.get(region.start, 0)
+                    end = region.offset + region.size
+            found[place] = total
     return found
 
 

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from typing import NamedTuple
+
+from memfd import _core
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+_MOUNT = re.compile(rb"^mnt_id:\s*(\d+)$", re.MULTILINE)
+_HUGE_SIZE = re.compile(r"hugepages-(\d+)kB")
 _PREFIX, _SUFFIX = "/memfd:", " (deleted)"
 # start-end perms offset device inode path
 _LINE = re.compile(
     rb"([0-9a-f]+)-([0-9a-f]+) (\S{4}) ([0-9a-f]+) "
-    rb"([0-9a-f]+):([0-9a-f]+) (\d+) +(/memfd:.*)"
+    rb"([0-9a-f]{1,8}):([0-9a-f]{1,8}) (\d+) +(/memfd:.*)",
+    re.DOTALL,
 )
 # In smaps: where a mapping starts, and what of it is in huge pages.
 _PMD_MAPPED = re.compile(
@@ -71,34 +77,59 @@ class File:
 
 
 class Scan(NamedTuple):
-    """All memfds, by device and inode, and how many processes were and were not read."""
+    """All memfds, by device and inode, and which processes were and were not read."""
 
     files: dict[tuple[int, int], File]
-    read: int
-    unreadable: int
+    read: set[int]
+    unreadable: set[int]
+    shm: int  # the device of all that are not hugetlb
+
+
+class _Homes(NamedTuple):
+    """Where memfds are: file systems that nobody mounts, by device and by mount."""
+
+    shm: int
+    devices: set[int]
+    mounts: set[bytes]
 
 
 def scan() -> Scan:
-    """Look at every process once; those that end meanwhile are no error."""
-    files: dict[tuple[int, int], File] = {}
-    mounted = _mounted_devices()
-    read = unreadable = 0
-    for pid in sorted(int(entry) for entry in _listed("/proc") if entry.isdecimal()):
+    """Look at every process once; those that end meanwhile are no error.
+
+    Raises
+    ------
+    OSError
+        /proc is not there, or something is missing that is needed to read it.
+    """
+    homes = _homes()
+    found = Scan({}, set(), set(), homes.shm)
+    for pid in sorted(int(entry) for entry in os.listdir("/proc") if entry.isdecimal()):
         try:
             # Descriptors first: what is mapped and then closed is seen either way.
-            _read_descriptors(files, pid, mounted)
-            _read_mappings(files, pid, mounted)
-            read += 1
+            seen = _read(found.files, pid, f"/proc/{pid}", homes)
+            if not seen and _state(pid) == "Z":  # only its first thread has ended
+                for task in os.listdir(f"/proc/{pid}/task"):
+                    if seen := _read(
+                        found.files, pid, f"/proc/{pid}/task/{task}", homes
+                    ):
+                        break
+            found.read.add(pid)
         except PermissionError:
-            unreadable += _may_hold(pid)
-        except OSError:  # gone
+            # The kernel's own and zombies have nothing.
+            found.read.add(pid) if _state(pid) in ("K", "Z") else found.unreadable.add(
+                pid
+            )
+        except (FileNotFoundError, ProcessLookupError):  # gone
             continue
-    return Scan(files, read, unreadable)
+    return found
 
 
 def sharing_pids(device: int, inode: int) -> list[int]:
     """Return the processes that are seen to have a shared mapping of the file."""
-    file = scan().files.get((device, inode))
+    try:
+        file = scan().files.get((device, inode))
+    except OSError:
+        return []
     if file is None:
         return []
     return [
@@ -114,7 +145,11 @@ def holders(files: Iterable[tuple[int, int]]) -> dict[tuple[int, int], list[int]
     Of this process, which owns the files, only private mappings and descriptors that are
     open for reading only count.
     """
-    found, own = scan().files, os.getpid()
+    own = os.getpid()
+    try:
+        found = scan().files
+    except OSError:  # without /proc nobody is seen
+        found = {}
 
     def counts(pid: int, holder: Holder) -> bool:
         return (
@@ -134,8 +169,8 @@ def holders(files: Iterable[tuple[int, int]]) -> dict[tuple[int, int], list[int]
 def command(pid: int) -> str:
     """Return what a process calls itself, or "" when it is gone."""
     try:
-        with open(f"/proc/{pid}/comm", errors="surrogateescape") as file:
-            return file.read().removesuffix("\n")
+        with open(f"/proc/{pid}/comm", "rb") as file:
+            return os.fsdecode(file.read().removesuffix(b"\n"))
     except OSError:
         return ""
 
@@ -152,13 +187,16 @@ def pmd_mapped(pid: int) -> Iterator[tuple[int, int]]:
             yield start, int(found[2]) * 1024
 
 
-def leased() -> set[tuple[int, int]]:
-    """Return the files, as device and inode, whose owner is told when they are opened."""
+def leased() -> set[tuple[int, int]] | None:
+    """Return the files, as device and inode, whose owner is told when they are opened.
+
+    None where that cannot be known.
+    """
     try:
         with open("/proc/locks", "rb") as file:
             text = file.read()
     except OSError:
-        return set()
+        return None
     return {
         (os.makedev(int(found[1], 16), int(found[2], 16)), int(found[3]))
         for found in _LEASE.finditer(text)
@@ -178,21 +216,42 @@ def hides() -> bool:
     return any(map(re.search, hidden, options))
 
 
+def _read(
+    files: dict[tuple[int, int], File], pid: int, folder: str, homes: _Homes
+) -> bool:
+    """Read a process, or one thread of it; tell whether there was anything."""
+    numbers = os.listdir(f"{folder}/fd")
+    _read_descriptors(files, pid, folder, numbers, homes)
+    with open(f"{folder}/maps", "rb") as maps:
+        text = maps.read()
+    if b" /memfd:" in text:
+        _read_mappings(files, pid, text, homes)
+    return bool(numbers or text)
+
+
 def _read_descriptors(
-    files: dict[tuple[int, int], File], pid: int, mounted: set[int]
+    files: dict[tuple[int, int], File],
+    pid: int,
+    folder: str,
+    numbers: list[str],
+    homes: _Homes,
 ) -> None:
-    for entry in os.listdir(f"/proc/{pid}/fd"):
-        path = f"/proc/{pid}/fd/{entry}"
+    for number in numbers:
+        path = f"{folder}/fd/{number}"
         try:
-            # Of the link first: what is behind another may not answer.
             name = _name(os.readlink(path))
             if name is None:
                 continue
+            # Of the mount first: what is on another may not answer.
+            with open(f"{folder}/fdinfo/{number}", "rb") as info:
+                mount = _MOUNT.search(info.read())
+            if mount is None or mount[1] not in homes.mounts:  # guard: looks like one
+                continue
             bits = os.lstat(path).st_mode
             status = os.stat(path)
-        except OSError:  # closed meanwhile
+        except (FileNotFoundError, ProcessLookupError):  # closed meanwhile
             continue
-        if status.st_dev in mounted:  # guard: file that looks like one
+        if status.st_dev not in homes.devices:  # another one has the number by now
             continue
         access = ("r" if bits & 0o400 else "") + ("w" if bits & 0o200 else "")
         file = files.setdefault((status.st_dev, status.st_ino), File(name))
@@ -201,16 +260,12 @@ def _read_descriptors(
         if file.path is None or access.startswith("r"):
             file.path = path
         holder = file.holders.setdefault(pid, Holder([], []))
-        holder.descriptors.append(Descriptor(int(entry), access or "path"))
+        holder.descriptors.append(Descriptor(int(number), access or "path"))
 
 
 def _read_mappings(
-    files: dict[tuple[int, int], File], pid: int, mounted: set[int]
+    files: dict[tuple[int, int], File], pid: int, text: bytes, homes: _Homes
 ) -> None:
-    with open(f"/proc/{pid}/maps", "rb") as maps:
-        text = maps.read()
-    if b" /memfd:" not in text:
-        return
     # A carriage return in a name would begin a line of its owner's making.
     lines = text.split(b"\n")  # guard: forged line -> lines = text.splitlines()
     for line in lines:
@@ -220,7 +275,7 @@ def _read_mappings(
         start, end, offset, major, minor = (int(found[i], 16) for i in (1, 2, 4, 5, 6))
         device, inode = os.makedev(major, minor), int(found[7])
         name = _name(os.fsdecode(found[8]).replace("\\012", "\n"))
-        if name is None or device in mounted:
+        if name is None or device not in homes.devices:
             continue
         file = files.get((device, inode))
         if file is None:
@@ -249,27 +304,48 @@ def _name(link: str) -> str | None:
     return link[len(_PREFIX) : -len(_SUFFIX)]
 
 
-def _mounted_devices() -> set[int]:
-    """Return the devices of what is mounted, where no memfd is."""
-    found = set()
+def _homes() -> _Homes:
+    """Return the homes of memfds, where memfds of our own are."""
+    devices: list[int] = []
+    mounts = set()
+    sizes = _HUGE_SIZE.findall(" ".join(_listed("/sys/kernel/mm/hugepages")))
+    logs = [(int(size) << 10).bit_length() - 1 for size in sizes]
+    flags = [_core.MFD_HUGETLB | log << _core.MFD_HUGE_SHIFT for log in logs]
+    for kind in (0, *flags):
+        try:
+            fd = _own(kind | _core.MFD_CLOEXEC)
+        except OSError:
+            if not kind:
+                raise
+            continue  # not on this kernel
+        try:
+            devices.append(os.fstat(fd).st_dev)
+            with open(f"/proc/self/fdinfo/{fd}", "rb") as info:
+                if found := _MOUNT.search(info.read()):
+                    mounts.add(found[1])
+        finally:
+            os.close(fd)
+    return _Homes(devices[0], set(devices), mounts)
+
+
+def _own(flags: int) -> int:
+    """Return a memfd, also where vm.memfd_noexec insists."""
     try:
-        with open("/proc/self/mountinfo", "rb") as file:
-            for line in file:
-                major, _, minor = line.split()[2].partition(b":")
-                found.add(os.makedev(int(major), int(minor)))
-    except OSError:
-        pass
-    return found
+        return _core.memfd_create("", flags | _core.MFD_NOEXEC_SEAL)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # before Linux 6.3
+            raise
+    return _core.memfd_create("", flags)
 
 
-def _may_hold(pid: int) -> bool:
-    """Tell whether a process can have a memfd: neither the kernel's own, nor a zombie."""
+def _state(pid: int) -> str:
+    """Return the letter of a process's state: Z for zombies, K for the kernel's own."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             fields = file.read().rpartition(b") ")[2].split()
-    except OSError:
-        return False
-    return fields[0] not in (b"Z", b"X") and not int(fields[6]) & _PF_KTHREAD
+    except OSError:  # hidden, or gone
+        return ""
+    return "K" if int(fields[6]) & _PF_KTHREAD else fields[0].decode()
 
 
 def _listed(folder: str) -> list[str]:

@@ -64,6 +64,7 @@ def run(arguments: argparse.Namespace) -> NoReturn:
         files.append(_filled(kind, source, name, arguments))
     paths = [_handed_down(file) for file in files]
     command = [placed(argument, paths) for argument in command]
+    _restore_environment()
     # Python ignores these, and what is ignored stays so in the command.
     for number in _IGNORED:  # guard: signals -> for number in ():
         signal.signal(number, signal.SIG_DFL)
@@ -132,10 +133,10 @@ def _take_variable(f: Memfd, name: str, secret: bool) -> None:
     f.write(value)
     if secret:
         with contextlib.suppress(OSError, ValueError):  # /proc is not there
-            _overwrite_environment(os.fsencode(name), len(value))
+            _overwrite_environment(os.fsencode(name))
 
 
-def _overwrite_environment(name: bytes, size: int) -> None:
+def _overwrite_environment(name: bytes) -> None:
     """Overwrite a value where the kernel put it, and /proc/self/environ shows it."""
     with open("/proc/self/stat", "rb") as file:
         fields = file.read().rpartition(b") ")[2].split()
@@ -143,10 +144,10 @@ def _overwrite_environment(name: bytes, size: int) -> None:
     with open("/proc/self/mem", "r+b", buffering=0) as memory:
         memory.seek(begin)
         text = b"\0" + memory.read(end - begin)
-        place = text.find(b"\0" + name + b"=")
-        if place >= 0:
-            memory.seek(begin + place + len(name) + 1)
-            memory.write(b"*" * size)  # guard: secret in the environment
+        # Whoever started this may have given it twice.
+        for found in re.finditer(b"\0" + re.escape(name) + b"=([^\0]*)", text):
+            memory.seek(begin + found.start(1) - 1)
+            memory.write(b"*" * len(found[1]))  # guard: secret in the environment
 
 
 def _read_all(f: Memfd, source: str, secret: bool) -> None:
@@ -157,7 +158,7 @@ def _read_all(f: Memfd, source: str, secret: bool) -> None:
         opened = 0
     else:
         try:
-            opened = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+            opened = os.open(source, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY)
         except OSError as error:
             raise OSError(error.errno, f"{escaped(source)}: {error.strerror}") from None
     try:
@@ -171,28 +172,36 @@ def _copy(f: Memfd, source: int, name: str, secret: bool) -> None:
     what = "standard input" if name == "-" else escaped(name)
     # Before the last of it is gone somebody would be killed for it.
     limit = _limits.memory_left() * 9 // 10
-    size = os.fstat(source).st_size  # of a pipe 0
     # A mapping, since what is freed of another kind may be kept, and stay as it is.
-    with mmap.mmap(-1, _STEP) as buffer:
+    buffer = mmap.mmap(-1, _STEP)
+    if secret:
+        buffer.madvise(mmap.MADV_DONTDUMP)
+    done = 0
+    try:
+        size = _size_of(source)
+        while got := _read(source, buffer):
+            done += got
+            if max(done, size) > limit:
+                raise OSError(
+                    errno.ENOMEM,
+                    f"it is larger than {_file.readable(limit)}, which is what may be "
+                    "taken of memory",
+                )
+            with memoryview(buffer) as view, view[:got] as piece:
+                f.write(piece)
+    except OSError as error:
+        raise OSError(error.errno, f"{what}: {error.strerror}") from None
+    finally:
         if secret:
-            buffer.madvise(mmap.MADV_DONTDUMP)
-        done = 0
-        try:
-            while got := _read(source, buffer):
-                done += got
-                if max(done, size) > limit:
-                    raise OSError(
-                        errno.ENOMEM,
-                        f"it is larger than {_file.readable(limit)}, which is what may "
-                        "be taken of memory",
-                    )
-                with memoryview(buffer) as view, view[:got] as piece:
-                    f.write(piece)
-        except OSError as error:
-            raise OSError(error.errno, f"{what}: {error.strerror}") from None
-        finally:
-            if secret:
-                buffer[:] = bytes(_STEP)  # guard: secret in memory -> pass
+            buffer[:] = bytes(_STEP)  # guard: secret in memory -> pass
+
+
+def _size_of(source: int) -> int:
+    """Return how many bytes are still to come, as far as that is known."""
+    try:
+        return os.fstat(source).st_size - os.lseek(source, 0, os.SEEK_CUR)
+    except OSError:  # a pipe
+        return 0
 
 
 def _read(source: int, buffer: mmap.mmap) -> int:
@@ -221,19 +230,51 @@ def _handed_down(f: Memfd) -> str:
         try:
             number = fcntl.fcntl(f.fileno(), fcntl.F_DUPFD, least)
         except OSError as error:
-            if error.errno != errno.EINVAL:  # else beyond RLIMIT_NOFILE
+            if least == _NUMBERS[-1] or error.errno not in (errno.EINVAL, errno.EMFILE):
                 raise
-            continue
-        f.close()
-        return f"/proc/{os.getpid()}/fd/{number}"
-    raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        else:
+            break
+    f.close()
+    try:
+        # As /proc has it, which may be that of another pid namespace.
+        path = f"/proc/{os.readlink('/proc/self')}/fd/{number}"
+        is_there = os.path.samestat(os.stat(path), os.fstat(number))
+    except OSError:
+        is_there = False
+    if not is_there:
+        raise OSError(errno.ENOENT, "/proc is not there, or not that of this process")
+    return path
+
+
+def _restore_environment() -> None:
+    """Take away what Python itself has set where the locale was C (PEP 538)."""
+    with contextlib.suppress(OSError), open("/proc/self/environ", "rb") as file:
+        if not (b"\0" + file.read()).count(b"\0LC_CTYPE="):
+            os.environ.pop("LC_CTYPE", None)
 
 
 def _look_for(program: str) -> None:
-    """End if there is no such program, before the input is read."""
-    if not _PLACE.search(program) and shutil.which(program) is None:
-        exists = "/" in program and os.path.exists(program)
-        _refuse(program, errno.EACCES if exists else errno.ENOENT)
+    """Refuse a program that cannot be executed, before the input is read."""
+    if _PLACE.search(program):
+        return
+    paths = [program]
+    if "/" not in program:
+        paths = [os.path.join(folder, program) for folder in os.get_exec_path()]
+    codes = list(map(_obstacle, paths))
+    if 0 not in codes:
+        others = [code for code in codes if code not in (errno.ENOENT, errno.ENOTDIR)]
+        if "/" in program:
+            others = codes
+        _refuse(program, others[0] if others else errno.ENOENT)
+
+
+def _obstacle(path: str) -> int:
+    """Return the errno that executing a file will give, as far as can be told."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError as error:
+        return error.errno or errno.ENOENT
+    return 0 if stat.S_ISREG(mode) and os.access(path, os.X_OK) else errno.EACCES
 
 
 def _execute(command: list[str]) -> NoReturn:
@@ -253,7 +294,7 @@ def _execute(command: list[str]) -> NoReturn:
 
 def _refuse(program: str, code: int | None) -> NoReturn:
     """End as shells do when a program cannot be executed."""
-    is_missing = code in (errno.ENOENT, errno.ENOTDIR)
+    is_missing = code == errno.ENOENT
     reason = os.strerror(code or 0)
     if is_missing:
         exists = "/" in program and os.path.exists(program)

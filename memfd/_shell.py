@@ -8,10 +8,21 @@ import os
 import re
 import sys
 import time
+import warnings
 
 from memfd import _describe, _descriptors, _listing
 from memfd._file import readable
-from memfd._table import Column, bold, cut, escaped, lines, terminal_width
+from memfd._table import (
+    Column,
+    bold,
+    cut,
+    escaped,
+    has_escapes,
+    lines,
+    terminal_height,
+    terminal_width,
+    word,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,6 +50,7 @@ SORTS = {
     "inode": lambda row: row["inode"],
 }
 _UNKNOWN = "?"
+_STEP = 1 << 16  # bytes of a dump that are read at once
 
 
 def ls(arguments: argparse.Namespace) -> int:
@@ -53,10 +65,16 @@ def ls(arguments: argparse.Namespace) -> int:
         if arguments.json:
             print(json.dumps(listing, indent=None if arguments.watch else 2))
         else:
-            if arguments.watch and sys.stdout.isatty():
-                print("\033[H\033[2J\033[3J", end="")
-            for line in _table(listing, arguments):
-                print(line)
+            found, tail = (
+                list(_table(listing, arguments)),
+                list(_sums(listing, arguments)),
+            )
+            if arguments.watch and has_escapes():
+                print("\033[H\033[J", end="")
+                # The first lines are what was asked for; the last one stays empty.
+                room = max(2, (terminal_height() or 0) - len(tail) - 1)
+                del found[room:]
+            print(*found, *tail, sep="\n")
         if not arguments.watch:
             return 0
         sys.stdout.flush()
@@ -94,7 +112,10 @@ def _table(listing: Listing, arguments: argparse.Namespace) -> Iterator[str]:
         if arguments.long:
             details = [f"seals: {_words(row['seals'])}", *_holder_lines(row)]
             yield from (cut(f"    {detail}", width) for detail in details)
-    totals = listing["totals"]
+
+
+def _sums(listing: Listing, arguments: argparse.Namespace) -> Iterator[str]:
+    totals, size = listing["totals"], str if arguments.bytes else readable
     yield (
         f"memfds: {totals['memfds']}, memory: {size(totals['memory'])}, "
         f"in huge pages: {size(totals['huge'])}"
@@ -125,11 +146,11 @@ def show(arguments: argparse.Namespace) -> int:
         if row["inode"] == inode and device in (None, row["device"])
     ]
     if not found:
-        for note in _notes(listing):
-            print(f"memfd show: {note}", file=sys.stderr)
         what = f"inode {inode}" if device is None else arguments.memfd
+        notes = "; ".join(_notes(listing))
         raise FileNotFoundError(
-            errno.ENOENT, f"{escaped(what)} is no memfd that is seen"
+            errno.ENOENT,
+            f"{escaped(what)} is no memfd that is seen{notes and f' ({notes})'}",
         )
     for number, row in enumerate(found):
         if number:
@@ -179,7 +200,8 @@ def _one(row: Row, count: int) -> Iterator[str]:
     yield line("huge pages", size(row["huge"]))
     yield line("seals", _words(row["seals"]))
     yield line("mode", row["mode"] or _UNKNOWN)
-    yield line("owner", f"{_user(row)} ({row['uid']})")
+    uid = "" if row["uid"] is None else f" ({row['uid']})"
+    yield line("owner", f"{_user(row)}{uid}")
     yield line("path", row["path"] or _UNKNOWN)
     for number, text in enumerate(_holder_lines(row)):
         yield line("" if number else "holders", text)
@@ -192,7 +214,7 @@ def _one(row: Row, count: int) -> Iterator[str]:
             yield line("" if number else "contents", text)
         if count:
             yield ""
-            yield from _hexdump(os.pread(own[0], count, 0))
+            yield from _hexdump(own[0], min(count, os.fstat(own[0]).st_size))
     finally:
         own.close()
 
@@ -203,7 +225,7 @@ def _opened(row: Row) -> _descriptors.Descriptors | None:
         for descriptor in holder["descriptors"]:
             if descriptor["access"] in ("r", "rw"):
                 try:
-                    own = _descriptors.of_process(holder["pid"], descriptor["fd"])
+                    own = _listing.duplicate(holder["pid"], descriptor["fd"])
                 except OSError:
                     continue
                 if _is(own, row):
@@ -226,7 +248,9 @@ def _is(own: _descriptors.Descriptors, row: Row) -> bool:
 def _contents(fd: int) -> Iterator[str]:
     """Say what is in a memfd, without running or mapping it."""
     try:
-        kind, _, parts = _describe.described(fd, os.fstat(fd).st_size)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # which would show what is hostile as it is
+            kind, _, parts = _describe.described(fd, os.fstat(fd).st_size)
     except ValueError as error:
         yield f"damaged: {escaped(str(error))}"
         return
@@ -261,14 +285,17 @@ def _contents(fd: int) -> Iterator[str]:
         yield "bytes"
 
 
-def _hexdump(data: bytes) -> Iterator[str]:
+def _hexdump(fd: int, count: int) -> Iterator[str]:
     """Yield lines as of ``hexdump -C``."""
-    for start in range(0, len(data), 16):
-        piece = data[start : start + 16]
-        left, right = piece[:8].hex(" "), piece[8:].hex(" ")
-        text = "".join(chr(byte) if 32 <= byte < 127 else "." for byte in piece)
-        yield f"{start:08x}  {left:23}  {right:23}  |{text}|"
-    yield f"{len(data):08x}"
+    done = 0
+    while done < count and (data := os.pread(fd, min(_STEP, count - done), done)):
+        for start in range(0, len(data), 16):
+            piece = data[start : start + 16]
+            left, right = piece[:8].hex(" "), piece[8:].hex(" ")
+            text = "".join(chr(byte) if 32 <= byte < 127 else "." for byte in piece)
+            yield f"{done + start:08x}  {left:23}  {right:23}  |{text}|"
+        done += len(data)
+    yield f"{done:08x}"
 
 
 def _letters(seals: list[str] | None) -> str:
@@ -293,7 +320,7 @@ def _user(row: Row) -> str:
 def _holders(row: Row, named: int) -> str:
     """Return the first holders of a memfd, and how many more there are."""
     first = [
-        f"{holder['pid']} {escaped(holder['command'])}"
+        f"{holder['pid']} {word(holder['command'])}"
         for holder in row["holders"][:named]
     ]
     more = len(row["holders"]) - len(first)
@@ -303,7 +330,7 @@ def _holders(row: Row, named: int) -> str:
 def _holder_lines(row: Row) -> Iterator[str]:
     """Yield a line for each holder: its descriptors and mappings."""
     for holder in row["holders"]:
-        parts = [f"{holder['pid']} {escaped(holder['command'])}"]
+        parts = [f"{holder['pid']} {word(holder['command'])}"]
         if holder["descriptors"]:
             fds = ", ".join(f"{d['fd']} {d['access']}" for d in holder["descriptors"])
             parts.append(f"fd {fds}")

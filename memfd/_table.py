@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 import unicodedata
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
 _GAP = "  "
 _LEAST = 8  # of a last column that is cut
+_WORD = re.compile(r"[\w.:/@+-]+", re.ASCII)
+_BLANKS = "\u115f\u1160\u2800\u3164\uffa0"  # printable, and nothing to be seen
 
 
 class Column(NamedTuple):
@@ -74,13 +77,14 @@ def cut(text: str, room: int | None) -> str:
     """Shorten text to so many cells of a terminal."""
     if room is None or _length(text) <= room:
         return text
-    used, found = 1, ""
+    dots = "…" if _is_known("…") else "..."
+    used, found = len(dots), ""
     for character in text:
         used += _cells(character)
         if used > room:
             break
         found += character
-    return found + "…"
+    return found + dots
 
 
 def _cells(character: str) -> int:
@@ -90,11 +94,23 @@ def _cells(character: str) -> int:
 def escaped(text: str) -> str:
     """Return text that shows what it is, and does nothing to a terminal.
 
-    What is not printable is written as in Python, bytes that are no UTF-8 as ``\\xNN``;
-    so are letters that are written from right to left, which would move their neighbours,
-    and marks that lie over the character before them.
+    What is not printable is written as in Python, bytes that are no UTF-8 as ``\\xNN``.
+    So are blanks that are not seen, letters that are written from right to left, which
+    would move their neighbours, marks that lie over the character before them, and what
+    standard output has no code for.
     """
-    return "".join(map(_escaped, text))
+    middle = text.strip(" ")
+    before, _, after = text.partition(middle) if middle else ("", "", text)
+    return _visible(before) + "".join(map(_escaped, middle)) + _visible(after)
+
+
+def word(text: str) -> str:
+    """Return escaped text in quotation marks where it could be taken for several words."""
+    return escaped(text) if _WORD.fullmatch(text) else f'"{escaped(text)}"'
+
+
+def _visible(spaces: str) -> str:
+    return "\\x20" * len(spaces)
 
 
 def _escaped(character: str) -> str:
@@ -106,6 +122,8 @@ def _escaped(character: str) -> str:
         character.isprintable()  # guard: escape -> True
         and unicodedata.bidirectional(character) not in ("R", "AL", "AN")
         and not unicodedata.category(character).startswith("M")
+        and character not in _BLANKS
+        and _is_known(character)
     )
     if is_plain:
         return character
@@ -115,14 +133,32 @@ def _escaped(character: str) -> str:
     return f"\\u{number:04x}" if number <= 0xFFFF else f"\\U{number:08x}"
 
 
+def _is_known(character: str) -> bool:
+    """Tell whether standard output can show a character."""
+    try:
+        character.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def terminal_width() -> int | None:
     """Return the width of the terminal that standard output is, else None."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
+def terminal_height() -> int | None:
+    """Return the height of the terminal that standard output is, else None."""
+    return shutil.get_terminal_size().lines if sys.stdout.isatty() else None
+
+
 def bold(text: str) -> str:
     """Make text bold where that is a terminal that shows it."""
-    wanted = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-    if wanted and os.environ.get("TERM", "dumb") != "dumb":
-        return f"\033[1m{text}\033[m"
-    return text
+    if "NO_COLOR" in os.environ or not has_escapes():
+        return text
+    return f"\033[1m{text}\033[m"
+
+
+def has_escapes() -> bool:
+    """Tell whether standard output is a terminal that can more than lines of text."""
+    return sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb"

@@ -152,7 +152,14 @@ def shell(tmp_path):
     assert os.path.exists(command[0]), f"{command[0]} is not installed"
 
     def shell(*arguments, wrapper=(), timeout=60, code=None, **options):
-        options = {"stdin": subprocess.DEVNULL} | options
+        options = {"stdin": subprocess.DEVNULL, "env": os.environ} | options
+        # What is printed is to fail where it does for users.
+        unbuffered = b"PYTHONUNBUFFERED", "PYTHONUNBUFFERED"
+        options["env"] = {
+            name: value
+            for name, value in options["env"].items()
+            if name not in unbuffered
+        }
         if "input" in options:
             del options["stdin"]
         finished = subprocess.run(

@@ -14,7 +14,7 @@ import time
 import pytest
 
 import memfd
-from memfd import _listing, _proc, _table
+from memfd import _listing, _table
 
 # A process with a memfd of its own, which is what the first argument says.
 HOLD = """
@@ -37,6 +37,8 @@ HOSTILE = {
     "/memfd:x (deleted)": "/memfd:x (deleted)",
     "": "",
     "données 日本": "données 日本",
+    "  spaces ": "\\x20\\x20spaces\\x20",
+    "\u3164\u2800": "\\u3164\\u2800",
 }
 
 
@@ -228,6 +230,22 @@ def test_hostile_names(shell, name):
     assert _table.escaped(name) == HOSTILE[name]
 
 
+def test_commands_that_look_like_columns(other, shell):
+    """What could be taken for several words stands in quotation marks."""
+    process = other(
+        """
+        import ctypes, sys, memfd
+        ctypes.CDLL(None).prctl(15, b"x, 1 systemd  f")
+        f = memfd.create("f")
+        print(1, flush=True)
+        sys.stdin.read()
+        """
+    )
+    for options in ([], ["--long"]):
+        out = shell("ls", *options, process.pid, code=0).stdout
+        assert f'{process.pid} "x, 1 systemd  f"' in out
+
+
 def test_hostile_commands(other, shell):
     """What a process calls itself is escaped, too."""
     process = other(
@@ -240,7 +258,7 @@ def test_hostile_commands(other, shell):
         """
     )
     out = shell("ls", process.pid, code=0).stdout
-    assert f"{process.pid} \\u001b[2J\\nroot" in out
+    assert f'{process.pid} "\\u001b[2J\\nroot"' in out
     assert "\x1b" not in out
 
 
@@ -266,7 +284,7 @@ def test_names_in_ascii(shell):
     with memfd.create("données"):
         env = os.environ | {"PYTHONIOENCODING": "ascii"}
         out = shell("ls", os.getpid(), env=env, code=0).stdout
-    assert "donn\\xe9es\n" in out
+    assert "donn\\u00e9es\n" in out
 
 
 def test_a_file_that_looks_like_one(tmp_path, shell, namespace):
@@ -281,6 +299,102 @@ def test_a_file_that_looks_like_one(tmp_path, shell, namespace):
     )
     for row in json.loads(done.stdout)["memfds"]:
         assert row["name"] != "x"
+
+
+def test_a_file_of_another_namespace(shell, namespace):
+    """Nor is one a memfd whose file system nobody here has mounted."""
+    script = """
+        mount -t tmpfs none /mnt && cd /mnt || exit
+        exec 8<>"/mnt/memfd:lit (deleted)" 9<>/mnt/memfd:fake
+        rm memfd:fake && cd / && umount -l /mnt || exit
+        echo ready
+        cat
+    """
+    process = subprocess.Popen(
+        [*namespace("-m"), "sh", "-c", script],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    try:
+        assert process.stdout.readline() == b"ready\n"
+        out = shell("ls", "--json", process.pid, code=0).stdout
+        assert json.loads(out)["memfds"] == []
+    finally:
+        process.communicate()
+
+
+def test_a_process_whose_first_thread_has_ended(other):
+    """What its other threads have is found through one of them."""
+    process = other(
+        """
+        import ctypes, sys, threading, memfd
+        f = memfd.create("of a thread", size=4096)
+        def wait():
+            print(1, flush=True)
+            sys.stdin.read()
+        threading.Thread(target=wait).start()
+        ctypes.CDLL(None).syscall(60 if sys.maxsize > 1 << 32 else 1, 0)
+        """
+    )
+    if not pathlib.Path(f"/proc/{process.pid}/status").read_text().count("Z (zombie)"):
+        time.sleep(0.2)
+    row = row_of(memfd.ls([process.pid]), "of a thread")
+    assert row["size"] == 4096
+    assert row["seals"] == ["EXEC"]
+
+
+def test_a_split_mapping(run):
+    """Huge pages are counted in all parts of a mapping, each once."""
+    out = run(
+        """
+        import ctypes, os, memfd
+        f = memfd.from_bytes(bytes(8 << 20), "split", huge="always")
+        wanted = f.info().huge
+        mappings = [memfd.Mapping(f), memfd.Mapping(f)]
+        for mapping in mappings:
+            sum(memoryview(mapping)[::4096])
+        libc = ctypes.CDLL(None, use_errno=True)
+        for offset in range(0, 8 << 20, 4 << 20):
+            address = ctypes.c_void_p(mappings[0].address + offset)
+            assert libc.mprotect(address, ctypes.c_size_t(2 << 20), 1) == 0
+        (row,) = memfd.ls([os.getpid()], name="split")["memfds"]
+        print(wanted, row["huge"])
+        """
+    )
+    wanted, found = map(int, out.split())
+    if not wanted:
+        pytest.skip("no huge pages to be had here")
+    assert found == wanted
+
+
+def test_what_is_missing_is_said(run, shell, namespace):
+    """Without descriptors, or without /proc, there is an error and no empty list."""
+    run(
+        """
+        import errno, os, memfd
+        memfd.ls()
+        fds = []
+        try:
+            while True:
+                fds.append(os.dup(0))
+        except OSError:
+            pass
+        for free in range(3):
+            try:
+                memfd.ls()
+            except OSError as error:
+                assert error.errno == errno.EMFILE
+            else:
+                assert free
+            os.close(fds.pop())
+        """,
+        wrapper=["prlimit", "--nofile=64"],
+    )
+    script = 'mount -t tmpfs none /proc && exec "$@"'
+    wrapper = [*namespace("-m"), "sh", "-c", script, "sh"]
+    done = shell("ls", wrapper=wrapper, code=1)
+    assert re.fullmatch(r"memfd ls: .*\n", done.stderr)
+    assert done.stdout == ""
 
 
 def test_order_and_filters(other, shell):
@@ -332,9 +446,6 @@ def test_the_table(other, shell):
     assert re.search(r" 8192 +4096 +0 +----x- ", out)
     assert "    seals: EXEC\n" in out
     assert re.search(rf"\n    {process.pid} python\S*; fd {process.said} rw\n", out)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_proc, "scan", lambda: _proc.Scan({}, 0, 0))
-        assert memfd.ls()["totals"]["memfds"] == 0
     assert shell("ls", "--name", "no such name", code=0).stdout.startswith("INODE")
 
 
@@ -448,6 +559,14 @@ def test_hidden_processes(as_nobody, namespace):
     assert not memfd.ls()["processes"]["hidden"]
 
 
+def test_closed_processes(as_nobody, namespace):
+    """With hidepid=1 the processes of others are seen, and counted as not readable."""
+    mount = 'mount -t proc -o hidepid=1 proc /proc && exec "$@"'
+    wrapper = [*namespace("-m"), "sh", "-c", mount, "sh"]
+    listing = json.loads(as_nobody("ls", "--json", wrapper=wrapper))
+    assert listing["processes"]["unreadable"] >= 1
+
+
 def test_processes_that_vanish(shell):
     """A process that ends while it is read is no error."""
     program = """
@@ -482,8 +601,8 @@ def test_processes_that_vanish(shell):
             peer.wait()
 
 
-@pytest.mark.parametrize("denied", [False, True])
-def test_leases_are_not_broken(shell, strace, denied):
+@pytest.mark.parametrize("denied", [False, True, "no list of leases"])
+def test_leases_are_not_broken(shell, strace, namespace, denied):
     """Whoever is told when its file is opened is not told, and goes on undisturbed."""
     signals = []
     before = signal.signal(signal.SIGIO, lambda *_: signals.append(1))
@@ -492,6 +611,9 @@ def test_leases_are_not_broken(shell, strace, denied):
         try:
             fcntl.fcntl(own, fcntl.F_SETLEASE, fcntl.F_WRLCK)
             wrapper = strace("pidfd_getfd:error=EPERM") if denied else ()
+            if denied == "no list of leases":
+                mount = 'mount -t proc -o subset=pid proc /proc && exec "$@"'
+                wrapper = [*namespace("-m"), "sh", "-c", mount, "sh", *wrapper]
             for verb in (
                 ("ls", "--json", os.getpid()),
                 ("show", f"{os.getpid()}:{own.fileno()}"),
@@ -501,7 +623,7 @@ def test_leases_are_not_broken(shell, strace, denied):
                     row = row_of(json.loads(done.stdout), "leased")
                     assert row["seals"] == (None if denied else ["EXEC"])
                 else:
-                    assert ("may not be read" in done.stdout) == denied
+                    assert ("may not be read" in done.stdout) == bool(denied)
             time.sleep(0.05)
             assert signals == []
             assert fcntl.fcntl(own, fcntl.F_GETLEASE) == fcntl.F_WRLCK
@@ -617,6 +739,10 @@ def test_closed_and_full_output(shell):
     assert done.stderr == "memfd ls: standard output is closed\n"
     done = shell("ls", wrapper=["sh", "-c", 'exec "$@" >/dev/full', "sh"], code=1)
     assert done.stderr == "memfd ls: No space left on device\n"
+    full = ["sh", "-c", 'exec "$@" >/dev/full', "sh"]
+    for arguments in (["ls", "--json"], ["--help"], ["run", "--help"], ["--version"]):
+        done = shell(*arguments, wrapper=full, code=1)
+        assert re.fullmatch(r"memfd( ls)?: No space left on device\n", done.stderr)
     pipe = '"$@" | true; exit ${PIPESTATUS[0]}'
     done = shell("ls", "-wi", "0.1", wrapper=["bash", "-c", pipe, "sh"], code=1)
     assert done.stderr == ""

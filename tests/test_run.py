@@ -233,9 +233,13 @@ def test_the_command_cannot_be_executed(shell, tmp_path):
         ("./none", 127, "./none: command not found"),
         ("./data", 126, "./data: Permission denied"),
         (str(tmp_path), 126, f"{tmp_path}: Permission denied"),
+        ("./data/x", 126, "./data/x: Not a directory"),
+        ("data", 126, "data: Permission denied"),
+        ("two\nlines", 127, "two\\nlines: command not found"),
     ):
         for place in (["{}"], []):
-            done = shell("run", "--", command, *place, stdin=waits, code=code)
+            env = os.environ | {"PATH": f"/none:{tmp_path}:{os.environ['PATH']}"}
+            done = shell("run", "--", command, *place, stdin=waits, env=env, code=code)
             assert done.stderr == f"memfd run: {message}\n"
     os.close(waits)
     os.close(end)
@@ -289,6 +293,9 @@ def test_closed_descriptors(shell):
     assert done.stderr == "memfd run: standard input is closed\n"
     script = 'echo x | (exec "$@" >&- 2>&-)'
     shell("run", "grep", "-q", "x", "{}", wrapper=["sh", "-c", script, "sh"], code=0)
+    mute = ["sh", "-c", 'exec "$@" 2>&-', "sh"]
+    assert shell("run", "no-such-command", wrapper=mute, code=127).stdout == ""
+    assert shell("ls", "4194304", wrapper=mute, code=1).stdout == ""
     env = os.environ | {"V": "value"}
     done = shell(
         "run", "--env", "V", "cat", "{}", wrapper=["sh", "-c", 'exec "$@" <&-', "sh"],
@@ -301,8 +308,13 @@ def test_input_beyond_the_limits(shell, run, tmp_path):
     """RLIMIT_FSIZE, RLIMIT_AS, and more than there is memory: one line, and no signal."""
     (tmp_path / "data").write_bytes(bytes(8 << 20))
     command = "run", "--input", "data", "--", "cat", "{}"
-    done = shell(*command, wrapper=["prlimit", f"--fsize={4 << 20}"], code=125)
-    assert done.stderr == "memfd run: data: File too large\n"
+    for limit in (4 << 20, (4 << 20) + 4321):
+        for secret in ([], ["--secret"]):
+            done = shell(
+                command[0], *secret, *command[1:],
+                wrapper=["prlimit", f"--fsize={limit}"], code=125,
+            )  # fmt: skip
+            assert done.stderr == "memfd run: data: File too large\n"
     program = """
         import sys
         from memfd import __main__, _limits
@@ -437,7 +449,7 @@ options = argparse.Namespace(secret=secret == "secret", name=None, writable=Fals
 class Kept(mmap.mmap):
     # A buffer that is still there when it is not needed any more.
 
-    def __exit__(self, *_):
+    def __init__(self, *_):
         kept.append(self)
 
 
@@ -520,6 +532,43 @@ def test_few_descriptors(shell):
     """Where the limit is low, the file has a lower number."""
     done = shell("run", "readlink", "{}", wrapper=["prlimit", "--nofile=64"], code=0)
     assert done.stdout == "/memfd:stdin (deleted)\n"
+    done = shell(
+        "run", "--input", "/dev/null", "--input", "/dev/null", "echo", "{0}", "{1}",
+        wrapper=["prlimit", "--nofile=101"], code=0,
+    )  # fmt: skip
+    assert re.fullmatch(r"/proc/\d+/fd/100 /proc/\d+/fd/\d\d\n", done.stdout)
+
+
+def test_the_rest_of_a_file(shell, tmp_path):
+    """What was read of it before does not count, and is not read again."""
+    with open(tmp_path / "sparse", "w+b") as file:
+        file.truncate(1 << 43)
+        file.seek(-100, os.SEEK_END)
+        os.lseek(file.fileno(), -100, os.SEEK_END)
+        done = shell("run", "wc", "-c", "{}", stdin=file, code=0)
+    assert done.stdout.split()[0] == "100"
+
+
+def test_the_environment_is_the_callers(shell):
+    """What Python adds where the locale is C does not reach the command."""
+    env = {"PATH": os.environ["PATH"], "LANG": "C"}
+    for more in ({}, {"LC_CTYPE": "C.UTF-8"}):
+        done = shell("run", "--", "env", env=env | more, code=0)
+        names = {line.partition("=")[0] for line in done.stdout.splitlines()}
+        assert names - {"PWD", "SHLVL", "_", "OLDPWD"} == {*env, *more}
+
+
+def test_another_pid_namespace(shell, namespace):
+    """The path is the one in /proc, whatever the process calls itself; or there is none."""
+    for flags in (["-p", "-f"], ["-p", "-f", "--mount-proc"]):
+        done = shell("run", "cat", "{}", input="x", wrapper=namespace(*flags), code=0)
+        assert done.stdout == "x"
+    script = 'mount -t tmpfs none /proc && exec "$@"'
+    wrapper = [*namespace("-m"), "sh", "-c", script, "sh"]
+    done = shell("run", "--", "cat", "{}", wrapper=wrapper, code=125)
+    assert done.stderr == (
+        "memfd run: /proc is not there, or not that of this process\n"
+    )
 
 
 def test_the_installed_script_is_what_runs(shell):
