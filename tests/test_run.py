@@ -551,7 +551,8 @@ def test_the_rest_of_a_file(shell, tmp_path):
 
 def test_the_environment_is_the_callers(shell):
     """What Python adds where the locale is C does not reach the command."""
-    env = {"PATH": os.environ["PATH"], "LANG": "C"}
+    kept = {"PATH", "PYTHONPATH"} & set(os.environ)
+    env = {name: os.environ[name] for name in kept} | {"LANG": "C"}
     for more in ({}, {"LC_CTYPE": "C.UTF-8"}):
         done = shell("run", "--", "env", env=env | more, code=0)
         names = {line.partition("=")[0] for line in done.stdout.splitlines()}
