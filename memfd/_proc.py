@@ -245,7 +245,7 @@ def _read_descriptors(
             # Of the mount first: what is on another may not answer.
             with open(f"{folder}/fdinfo/{number}", "rb") as info:
                 mount = _MOUNT.search(info.read())
-            if mount is None or mount[1] not in homes.mounts:  # guard: looks like one
+            if mount is None or mount[1] not in homes.mounts:
                 continue
             bits = os.lstat(path).st_mode
             status = os.stat(path)
