@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import re
 from typing import NamedTuple
@@ -115,10 +116,8 @@ def scan() -> Scan:
                         break
             found.read.add(pid)
         except PermissionError:
-            # The kernel's own and zombies have nothing.
-            found.read.add(pid) if _state(pid) in ("K", "Z") else found.unreadable.add(
-                pid
-            )
+            has_nothing = _state(pid) in ("K", "Z")  # the kernel's own, and zombies
+            (found.read if has_nothing else found.unreadable).add(pid)
         except (FileNotFoundError, ProcessLookupError):  # gone
             continue
     return found
@@ -304,6 +303,7 @@ def _name(link: str) -> str | None:
     return link[len(_PREFIX) : -len(_SUFFIX)]
 
 
+@functools.cache  # they are the kernel's, from boot on
 def _homes() -> _Homes:
     """Return the homes of memfds, where memfds of our own are."""
     devices: list[int] = []
