@@ -8,7 +8,7 @@ import io
 import mmap
 import os
 
-from memfd import _core, _descriptors, _fill, _foreign, _mapping, _position, _proc
+from memfd import _core, _descriptors, _fill, _foreign, _mapping, _position
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -744,7 +744,12 @@ def busy(f: Memfd) -> OSError | BufferError:
         for mapping in _mapping.live(status.st_dev, status.st_ino)
         if getattr(mapping, "mode", "r+") == "r+"
     ]
-    pids = _proc.sharing_pids(status.st_dev, status.st_ino)
+    try:
+        from memfd import _proc  # with typing and re, which take a while
+
+        pids = _proc.sharing_pids(status.st_dev, status.st_ino)
+    except (ImportError, OSError):  # nothing left to read it with
+        pids = []
     if ours or os.getpid() in pids:
         what = f"{len(ours)} mappings of it" if ours else "a mapping that is not ours"
         return BufferError(
