@@ -1,0 +1,111 @@
+"""The conformance table: each test is a row, by number, and the table says how it went.
+
+pytest tests/conformance --table docs/conformance.md
+"""
+
+import os
+import platform
+import re
+
+import pytest
+
+# What may be missing, as reasons say it, and which rows may be skipped for want of it.  A
+# row that is skipped for anything else fails.
+SKIPS = {
+    "flags 0x[0-9a-f]+ of Linux 6.3": {8, 18, 19, 20},
+    "no vm.memfd_noexec before Linux 6.3": {21, 22, 23},
+    "vm.memfd_noexec is [12] here": {16, 18, 20, 21, 22, 23},
+    "no namespaces here": {21, 22, 23, 47},
+    "strace cannot trace here": {15, 16, 17, 84, 93},
+    "no hugetlb in this kernel": {10},
+    "no huge pages of 2 MiB": {87, 88, 89, 106},
+    "the pool is empty and cannot be filled": {87, 88, 89, 106},
+    "no file in /dev/shm": {34},
+    "no memfd_secret": {35},
+    "no file system in user space": {47},
+    "no shared mapping by a writable descriptor": {53},  # before Linux 6.7
+    "this kernel has no F_SEAL_EXEC": {71, 72, 102},
+    r"\[Errno 13\]": {71, 72, 102},  # vm.memfd_noexec is 2
+    "this kernel reports seals of a program that do not hold": {102},
+    "no unnamed file in /dev/shm": {101},
+    "no pidfd_open": {109, 110, 111},
+    "no pidfd_getfd": {109, 110, 111},
+    "not allowed here": {109, 110, 111},
+    "needs root to become another user": {103, 110, 112},
+}
+
+_RESULTS = pytest.StashKey()
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--table", metavar="FILE", help="write the conformance table there"
+    )
+
+
+def pytest_configure(config):
+    config.addinivalue_line(
+        "markers",
+        "row(number, case, expected): the row of the conformance table that this tests",
+    )
+    config.stash[_RESULTS] = {}
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    outcome = yield
+    marker = item.get_closest_marker("row")
+    if marker is None:
+        return
+    report = outcome.get_result()
+    number, case, expected = marker.args
+    results = item.config.stash[_RESULTS].setdefault((number, case, expected), set())
+    if report.skipped:
+        reason = report.longrepr[2].removeprefix("Skipped: ")
+        if not any(
+            number in rows and re.match(why, reason) for why, rows in SKIPS.items()
+        ):
+            report.outcome = "failed"
+            report.longrepr = f"row {number} may not be skipped: {reason}"
+        results.add(f"not tried: {reason}")
+    elif report.failed:
+        results.add("failed")
+    elif report.when == "call":
+        results.add("passed")
+
+
+def pytest_sessionfinish(session):
+    path = session.config.getoption("--table")
+    if path is not None:
+        with open(path, "w") as file:
+            file.write(table(session.config.stash[_RESULTS]))
+
+
+def table(rows):
+    """Return the page of the table."""
+    kernel = re.match(r"[\d.]+", platform.release())[0]
+    user = "root" if os.geteuid() == 0 else "an ordinary user"
+    lines = [
+        "# Conformance",
+        "",
+        "What the kernel promises about memfds, and this package about itself.",
+        "Each row is a test in `tests/conformance` that carries its number; what is about "
+        "the kernel is tried through the raw calls, too.",
+        "The table is written by `pytest tests/conformance --table docs/conformance.md`, "
+        f"here on Linux {kernel}, {platform.machine()}, as {user}.",
+        "",
+        "| # | case | expected | result |",
+        "|---:|---|---|---|",
+    ]
+    for (number, *row), results in sorted(rows.items()):
+        cells = [re.sub(r"([|*`<\\])", r"\\\1", cell) for cell in row]
+        result = "; ".join(sorted(results, reverse=True))
+        lines.append(f"| {number} | {' | '.join(cells)} | {result} |")
+    return "\n".join([*lines, ""])
+
+
+@pytest.fixture
+def rows(request):
+    """Return the rows of all tests that were collected: number, case, expected."""
+    markers = (item.get_closest_marker("row") for item in request.session.items)
+    return {marker.args for marker in markers if marker is not None}
