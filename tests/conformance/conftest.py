@@ -75,7 +75,7 @@ def pytest_runtest_makereport(item, call):
 
 
 def pytest_sessionfinish(session):
-    path = session.config.getoption("--table")
+    path = session.config.getoption("--table", None)
     if path is not None:
         with open(path, "w") as file:
             file.write(table(session.config.stash[_RESULTS]))
