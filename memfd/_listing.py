@@ -301,12 +301,14 @@ def opened(path: str | None, place: tuple[int, int]) -> _descriptors.Descriptors
 
     The owner of a lease on it would be sent a signal.
     """
-    for _ in range(_TRIES if path is not None else 0):
+    if path is None:
+        return None
+    for _ in range(_TRIES):
         leased = _proc.leased()
         if leased is None or place in leased:  # guard: lease
             break
         try:
-            return _descriptors.opened(str(path), os.O_RDONLY)
+            return _descriptors.opened(path, os.O_RDONLY)
         except BlockingIOError:  # a lease, since then
             time.sleep(_PAUSE)
         except OSError:

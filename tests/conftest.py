@@ -7,6 +7,7 @@ import pathlib
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import sysconfig
@@ -17,6 +18,13 @@ import time
 import pytest
 
 import memfd
+
+# The kinds of Unix socket that items are sent through.
+KINDS = {
+    "stream": socket.SOCK_STREAM,
+    "seqpacket": socket.SOCK_SEQPACKET,
+    "datagram": socket.SOCK_DGRAM,
+}
 
 
 def open_descriptors():
@@ -217,3 +225,23 @@ def installed():
         return found
 
     return installed
+
+
+@pytest.fixture(params=KINDS)
+def pair(request):
+    """Two connected Unix sockets of each kind, with a deadline of ten seconds."""
+    ends = socket.socketpair(socket.AF_UNIX, KINDS[request.param])
+    with ends[0], ends[1]:
+        for end in ends:
+            end.settimeout(10)
+        yield ends
+
+
+@pytest.fixture
+def stream():
+    """Two connected stream sockets, with a deadline of ten seconds."""
+    ends = socket.socketpair()
+    with ends[0], ends[1]:
+        for end in ends:
+            end.settimeout(10)
+        yield ends

@@ -28,26 +28,6 @@ KINDS = {
 FRAME = struct.Struct("<4sBBHI")
 
 
-@pytest.fixture(params=KINDS)
-def pair(request):
-    """Two connected Unix sockets of each kind, with a deadline of ten seconds."""
-    ends = socket.socketpair(socket.AF_UNIX, KINDS[request.param])
-    with ends[0], ends[1]:
-        for end in ends:
-            end.settimeout(10)
-        yield ends
-
-
-@pytest.fixture
-def stream():
-    """Two connected stream sockets, with a deadline of ten seconds."""
-    ends = socket.socketpair()
-    with ends[0], ends[1]:
-        for end in ends:
-            end.settimeout(10)
-        yield ends
-
-
 def frame(kind=0, more=b"", *, magic=b"\xfeMFD", version=1, zero=0, size=None):
     """Return what travels beside a descriptor."""
     return (

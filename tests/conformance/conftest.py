@@ -3,6 +3,7 @@
 pytest tests/conformance --table docs/conformance.md
 """
 
+import contextlib
 import os
 import platform
 import re
@@ -109,3 +110,15 @@ def rows(request):
     """Return the rows of all tests that were collected: number, case, expected."""
     markers = (item.get_closest_marker("row") for item in request.session.items)
     return {marker.args for marker in markers if marker is not None}
+
+
+@pytest.fixture
+def owned():
+    """Close descriptors at the end of the test."""
+    with contextlib.ExitStack() as stack:
+
+        def owned(fd):
+            stack.callback(os.close, fd)
+            return fd
+
+        yield owned

@@ -44,18 +44,6 @@ def label(fd):
 
 
 @pytest.fixture
-def owned():
-    """Close descriptors at the end of the test."""
-    with contextlib.ExitStack() as stack:
-
-        def owned(fd):
-            stack.callback(os.close, fd)
-            return fd
-
-        yield owned
-
-
-@pytest.fixture
 def exec_flags():
     """Have a kernel that knows both exec flags, and leave to use them."""
     for flags in (memfd.MFD_EXEC, memfd.MFD_NOEXEC_SEAL):

@@ -21,11 +21,6 @@ PAGE = mmap.PAGESIZE
 HUGE = 2 << 20
 FRAME = b"\xfeMFD\x01" + bytes(7)
 MOST = 253  # descriptors in one message
-KINDS = {
-    "stream": socket.SOCK_STREAM,
-    "seqpacket": socket.SOCK_SEQPACKET,
-    "datagram": socket.SOCK_DGRAM,
-}
 
 
 def fails(error):
@@ -36,26 +31,6 @@ def fails(error):
 def rights(*fds):
     """Return the header that carries these descriptors."""
     return socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds).tobytes()
-
-
-@pytest.fixture(params=KINDS)
-def pair(request):
-    """Two connected Unix sockets of each kind, with a deadline of ten seconds."""
-    ends = socket.socketpair(socket.AF_UNIX, KINDS[request.param])
-    with ends[0], ends[1]:
-        for end in ends:
-            end.settimeout(10)
-        yield ends
-
-
-@pytest.fixture
-def stream():
-    """Two connected stream sockets, with a deadline of ten seconds."""
-    ends = socket.socketpair()
-    with ends[0], ends[1]:
-        for end in ends:
-            end.settimeout(10)
-        yield ends
 
 
 @pytest.fixture

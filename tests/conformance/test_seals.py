@@ -70,18 +70,6 @@ def busy(add, file):
     assert seals_of(file) == before
 
 
-@pytest.fixture
-def owned():
-    """Close descriptors at the end of the test."""
-    with contextlib.ExitStack() as stack:
-
-        def owned(fd):
-            stack.callback(os.close, fd)
-            return fd
-
-        yield owned
-
-
 # --- adding ----------------------------------------------------------------------------
 
 NOT_SEALABLE = [
