@@ -99,7 +99,7 @@ def huge_page():
 def run():
     """Run a program in a child; it must end without a signal."""
 
-    def run(program, *arguments, code=0, wrapper=(), timeout=60, **options):
+    def run(program, *arguments, code=0, wrapper=(), timeout=120, **options):
         finished = subprocess.run(
             [*wrapper, sys.executable, "-c", textwrap.dedent(program), *arguments],
             capture_output=True,
@@ -159,7 +159,7 @@ def shell(tmp_path):
     command = os.environ.get("MEMFD_TEST_COMMAND", str(script)).split()
     assert os.path.exists(command[0]), f"{command[0]} is not installed"
 
-    def shell(*arguments, wrapper=(), timeout=60, code=None, **options):
+    def shell(*arguments, wrapper=(), timeout=120, code=None, **options):
         options = {"stdin": subprocess.DEVNULL, "env": os.environ} | options
         # What is printed is to fail where it does for users.
         unbuffered = b"PYTHONUNBUFFERED", "PYTHONUNBUFFERED"

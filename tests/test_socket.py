@@ -531,8 +531,7 @@ def test_waiting_lets_other_threads_run(run):
         for _ in range(20):
             memfd.send(here, f)
             assert got.get() == b"x"
-        """,
-        timeout=10,
+        """
     )
 
 
