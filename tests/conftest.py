@@ -19,6 +19,9 @@ import pytest
 
 import memfd
 
+# What a shell starts in the background ignores Ctrl-C, and so would all children.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 # The kinds of Unix socket that items are sent through.
 KINDS = {
     "stream": socket.SOCK_STREAM,
