@@ -55,7 +55,12 @@ def check(
     if require is not None:
         refused = _unsealed(fd, seals, require, mode)
         if refused is not None and not copy:  # guard: unsealed
-            raise refused
+            # Kept here, it would be in a cycle with its traceback, and so would the
+            # memory of whoever calls.
+            try:
+                raise refused
+            finally:
+                del refused
     has_holes: bool | None = False
     # Pages of the pool are reserved when they are mapped.
     if require is not None and not is_hugetlb:
@@ -85,7 +90,10 @@ def check_seals(f: Memfd, require: int | None) -> None:
         fd = f.fileno()
         refused = _unsealed(fd, _core.seal_bits(fd), require, os.fstat(fd).st_mode)
         if refused is not None:  # guard: unsealed, adopted before
-            raise refused
+            try:
+                raise refused
+            finally:
+                del refused
 
 
 def describe(seals: int) -> str:

@@ -1,5 +1,6 @@
 """Arrays over a memfd: share, empty, attach, and what an Array is."""
 
+import contextlib
 import copy
 import gc
 import inspect
@@ -594,6 +595,21 @@ def test_attach_requires_seals():
             memfd.attach(f, require=Seal.IMMUTABLE)
     with pytest.raises(SealError):
         memfd.attach(memfd.zeros(3), require=Seal.IMMUTABLE)
+
+
+def test_what_is_refused_is_not_kept():
+    """A refused array goes with its last reference, and is in no seal's way."""
+    gc.collect()
+    gc.disable()
+    try:
+        a = memfd.zeros(3)
+        f = a.memfd
+        with contextlib.suppress(SealError):
+            memfd.attach(a, require=Seal.IMMUTABLE)
+        del a
+        assert Seal.WRITE in f.seal()
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("x", [None, 1.5, [1], object(), True])
