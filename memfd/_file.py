@@ -750,7 +750,8 @@ def busy(f: Memfd) -> OSError | BufferError:
         pids = _proc.sharing_pids(status.st_dev, status.st_ino)
     except (ImportError, OSError):  # nothing left to read it with
         pids = []
-    if ours or os.getpid() in pids:
+    # The standard library's mappings do not tell whether they are private.
+    if os.getpid() in pids or (ours and not pids):
         what = f"{len(ours)} mappings of it" if ours else "a mapping that is not ours"
         return BufferError(
             f"cannot seal {f!r} against writing: {what} in this process can write; "
