@@ -12,7 +12,7 @@ from memfd import _core, _descriptors, _fill, _foreign, _mapping, _position
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from typing import Any, Literal, NoReturn, SupportsIndex
 
     from typing_extensions import Buffer
@@ -736,20 +736,16 @@ def add_seals(f: Memfd, seals: int) -> None:
         raise busy(f) from None
 
 
-def busy(f: Memfd) -> OSError | BufferError:
-    """Return the exception for a memfd that others map writable."""
+def busy(f: Memfd, pids: list[int] | None = None) -> OSError | BufferError:
+    """Return the exception for a memfd that others map writable, `pids` if known."""
     status = os.fstat(f.fileno())
     ours = [
         mapping
         for mapping in _mapping.live(status.st_dev, status.st_ino)
         if getattr(mapping, "mode", "r+") == "r+"
     ]
-    try:
-        from memfd import _proc  # with typing and re, which take a while
-
-        pids = _proc.sharing_pids(status.st_dev, status.st_ino)
-    except (ImportError, OSError):  # nothing left to read it with
-        pids = []
+    if pids is None:
+        pids = sharing_pids(f)
     # The standard library's mappings do not tell whether they are private.
     if os.getpid() in pids or (ours and not pids):
         what = f"{len(ours)} mappings of it" if ours else "a mapping that is not ours"
@@ -763,6 +759,17 @@ def busy(f: Memfd) -> OSError | BufferError:
         f"{os.strerror(errno.EBUSY)}: mapped writable by {who} (or its pages are still "
         "being sent); they have to close it first",
     )
+
+
+def sharing_pids(f: Memfd, besides: Iterable[int] = ()) -> list[int]:
+    """Return who is seen to map a memfd shared, but for some addresses of this process."""
+    status = os.fstat(f.fileno())
+    try:
+        from memfd import _proc  # with typing and re, which take a while
+
+        return _proc.sharing_pids(status.st_dev, status.st_ino, besides)
+    except (ImportError, OSError):  # nothing left to read it with
+        return []
 
 
 def readable(size: float) -> str:

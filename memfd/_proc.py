@@ -123,8 +123,12 @@ def scan() -> Scan:
     return found
 
 
-def sharing_pids(device: int, inode: int) -> list[int]:
-    """Return the processes that are seen to have a shared mapping of the file."""
+def sharing_pids(device: int, inode: int, besides: Iterable[int] = ()) -> list[int]:
+    """Return the processes that are seen to have a shared mapping of the file.
+
+    In this process those do not count that begin at an address in `besides`.
+    """
+    own, besides = os.getpid(), set(besides)
     try:
         file = scan().files.get((device, inode))
     except OSError:
@@ -134,7 +138,11 @@ def sharing_pids(device: int, inode: int) -> list[int]:
     return [
         pid
         for pid, holder in file.holders.items()
-        if any(region.permissions[3] == "s" for region in holder.regions)
+        if any(
+            region.permissions[3] == "s"
+            and not (pid == own and region.start in besides)
+            for region in holder.regions
+        )
     ]
 
 

@@ -319,6 +319,10 @@ def freeze(
     treated as older views are: what is written through it later stays private.  A child
     that was forked while the array was writable is another process that maps it.
 
+    With ``Seal.FUTURE_WRITE`` a mapping that was made private cannot be shared again.  So
+    others are looked for in /proc beforehand; of those that cannot be seen there the
+    refusal comes too late, and the array stays private.
+
     Examples
     --------
     >>> import memfd
@@ -367,6 +371,13 @@ def _seal_under(memory: Memory, memfd: Memfd) -> None:
         for mapping in memory._siblings()
         if isinstance(mapping, _mapping.Mapping) and mapping.mode == "r+"
     ]
+    # Who cannot add seals learns it before anything has changed.
+    _core.add_seal_bits(memfd, 0)
+    if _core.seal_bits(memfd) & _core.F_SEAL_FUTURE_WRITE:
+        # What was made private could not be shared again.
+        others = _file.sharing_pids(memfd, [mapping.address for mapping in shared])
+        if others:
+            raise _file.busy(memfd, others)
     _mapping.while_private(
         shared, memfd.fileno(), lambda: _file.add_seals(memfd, _SEALED), Memory
     )

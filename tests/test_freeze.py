@@ -188,6 +188,49 @@ def test_freeze_while_another_process_writes():
     assert frozen.tolist() == copy.tolist() == [9] + [1] * 9991 + [7] * 8
 
 
+@pytest.mark.parametrize("reason", ["another process", "mmap", "SEAL", "read-only"])
+def test_freeze_that_could_not_be_undone(reason, other):
+    """Under FUTURE_WRITE no mapping can be shared again: refused before one is private."""
+    a = memfd.zeros(10)
+    f = a.memfd
+    mapped = writer = None
+    if reason == "another process":
+        program = """
+            import mmap, sys
+            m = mmap.mmap(int(sys.argv[1]), 0)
+            print("mapped", flush=True)
+            sys.stdin.read()
+        """
+        writer = other(program, f.fileno(), pass_fds=[f.fileno()])
+        expected = pytest.raises(OSError, match=f"writable by {writer.pid}")
+    elif reason == "mmap":
+        mapped = f.mmap("r+")
+        expected = pytest.raises(BufferError)
+    else:
+        expected = pytest.raises(PermissionError)
+    if reason == "read-only":
+        f.seal(Seal.FUTURE_WRITE)
+        fd = os.open(f.path, os.O_RDONLY)
+        os.dup2(fd, f.fileno(), inheritable=False)
+        os.close(fd)
+    else:
+        f.seal(Seal.FUTURE_WRITE | (Seal.SEAL if reason == "SEAL" else 0))
+
+    with expected:
+        memfd.freeze(a)
+    a[3] = 5
+
+    assert a.memfd is f
+    assert a.flags.writeable
+    assert memfd.attach(f)[3] == 5
+    if mapped is not None:
+        mapped.close()
+    if writer is not None:
+        writer.communicate()
+    if reason in ("another process", "mmap"):
+        assert memfd.freeze(a)[3] == 5
+
+
 @pytest.mark.parametrize("pages", [1, 3, 5000])
 def test_what_is_written_meanwhile_is_put_back(pages):
     """Pages written between the two steps of a freeze that fails go into the file."""
