@@ -1,0 +1,28 @@
+"""Everything with everything, step by step, against a model: two thousand steps."""
+
+import pathlib
+import subprocess
+
+import pytest
+
+pytest.importorskip("numpy")
+pytest.importorskip("hypothesis")
+
+PROGRAM = pathlib.Path(__file__).with_name("machine.py")
+SEED = 20261126
+STEPS = 2000
+
+
+def test_two_thousand_steps(run):
+    """Each step returns, raises and leaves behind what the model says."""
+    arguments = "--steps", str(STEPS), "--seed", str(SEED)
+    print(f"seed {SEED}")
+    try:
+        output = run(PROGRAM.read_text(), *arguments, timeout=600)
+    except subprocess.TimeoutExpired as expired:
+        # The steps of the last example, as those after a signal.
+        output = (expired.stdout or b"").decode(errors="replace")
+        pytest.fail(f"hangs\n{output[output.rfind('--- example') :]}")
+    said = output.splitlines()[-1]
+    print(said)
+    assert int(said.split()[0]) >= STEPS
