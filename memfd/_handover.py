@@ -253,9 +253,16 @@ def _redeemed(ticket: Ticket, name: str) -> int:
             errno.EMFILE,
             f"{os.strerror(errno.EMFILE)}: no descriptor is left for memfd {name!r}",
         ) from error
+    # Whoever took the address of a sender that is gone says what he likes, and some
+    # versions of multiprocessing take it with an assertion, or an OSError without errno.
     except (
-        ConnectionError, PermissionError, EOFError, multiprocessing.AuthenticationError
-    ) as error:  # fmt: skip
+        AssertionError,
+        EOFError,
+        OSError,  # guard: answer that is cut off
+        multiprocessing.ProcessError,
+    ) as error:
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+            raise
         raise ConnectionError(
             f"memfd {name!r} cannot be received: the process that sent it is gone, or "
             "this message was received before, or waited for too long; a sender has to "

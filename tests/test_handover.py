@@ -848,6 +848,41 @@ def test_a_stranger_in_between(play):
     """)
 
 
+def test_a_stranger_who_says_what_he_likes(play):
+    """At the address of a sender that is gone, that is a ConnectionError, too."""
+    play("""
+        import socket, threading
+
+        sent = memfd.from_bytes(b"data")
+        slip, (_, number), name = changed(sent, LOAN=10_000, ORIGINAL=10_000)
+        sizes = struct.pack("!i", 16), struct.pack("!i", 300), struct.pack("!i", -2)
+        welcome = b"\\0\\0\\0\\x1f#CHALLENGE#" + bytes(20) + b"\\0\\0\\0\\x09#WELCOME#"
+        for said in (b"", b"x", *(size + bytes(300) for size in sizes), welcome):
+            with socket.socket(socket.AF_UNIX) as stranger:
+                stranger.bind("\\0memfd-" + os.urandom(16).hex())
+                stranger.listen()
+
+                def speak():
+                    with stranger.accept()[0] as one:
+                        one.sendall(said)
+                        one.shutdown(socket.SHUT_WR)
+                        ended.wait(60)
+
+                ended = threading.Event()
+                thread = threading.Thread(target=speak)
+                thread.start()
+                try:
+                    _handover.take(slip, (stranger.getsockname(), number), name)
+                except ConnectionError as error:
+                    assert "cannot be received" in str(error)
+                else:
+                    raise SystemExit("no error")
+                finally:
+                    ended.set()
+                thread.join()
+    """)
+
+
 def test_a_stranger_who_says_nothing(play):
     """It keeps others from their memfds for a bounded time only."""
     play("""
