@@ -21,7 +21,7 @@ from libc.string cimport memcmp, memcpy, memset
 from posix.fcntl cimport (
     F_GETFL, O_ACCMODE, O_CLOEXEC, O_NOCTTY, O_NONBLOCK, O_RDONLY, O_RDWR, fcntl, open,
 )
-from posix.stat cimport fstat, stat, struct_stat
+from posix.stat cimport S_IFIFO, S_IFMT, fstat, stat, struct_stat
 from posix.unistd cimport close, getpid, read, write
 
 cimport memfd._linux as _linux
@@ -240,6 +240,8 @@ cdef bint _is_of(const Slip *slip, const struct_stat *status) noexcept nogil:
 
 cdef bint _is_pipe_of(const Slip *slip, const struct_stat *status) noexcept nogil:
     """Tell whether this is the pipe of who wrote the slip."""
+    if status.st_mode & S_IFMT != S_IFIFO:  # guard: no pipe
+        return False
     if <uint64_t>status.st_dev != slip.pipe_device:  # guard: device of a pipe
         return False
     return <uint64_t>status.st_ino == slip.pipe_inode  # guard: pipe -> return True
@@ -279,7 +281,7 @@ cdef int _open(const Slip *slip, int lent) noexcept nogil:
     """
     cdef char path[40]
     cdef struct_stat status
-    cdef int fd, error
+    cdef int access, fd, error
     snprintf(path, sizeof(path), "/proc/%d/fd/%d", slip.pid, lent)
     # Looked at first: opening a device, for one, can do things.
     if stat(path, &status) == -1:
@@ -287,7 +289,9 @@ cdef int _open(const Slip *slip, int lent) noexcept nogil:
     if not _is_of(slip, &status):  # guard: look before opening
         errno.errno = errno.ESTALE
         return -1
-    fd = open(path, slip.access | O_CLOEXEC | O_NONBLOCK | O_NOCTTY)
+    # No flag of the slip's, such as O_TRUNC, gets there.
+    access = slip.access & O_ACCMODE  # guard: access of a slip -> access = slip.access
+    fd = open(path, access | O_CLOEXEC | O_NONBLOCK | O_NOCTTY)
     if fd == -1:
         return -1
     if fstat(fd, &status) == 0:

@@ -20,6 +20,7 @@ from multiprocessing.reduction import ForkingPickler
 
 FIELDS = "16sQQQQQqqiiiiii"
 NAMES = "NUMBER PIPE_DEVICE PIPE_INODE DEVICE INODE SIZE MODIFIED PID PIPE LOAN ORIGINAL"
+NAMES += " ACCESS IMMUTABLE"
 globals().update({name: i for i, name in enumerate(NAMES.split(), 1)})
 
 def descriptors(pid="self"):
@@ -307,6 +308,34 @@ def test_a_pipe_that_is_another_one_by_now(play):
             got = _handover.take(slip, ticket, name)
             assert got.read() == b"data"
             until(lambda: memfd.pending() == 0, "not given back")
+    """)
+
+
+def test_a_pipe_that_is_a_file(play):
+    """No number is written to what is no pipe, whatever the slip says."""
+    play("""
+        sent, other = memfd.from_bytes(b"data"), memfd.create("other")
+        other.write(b"untouched")
+        status = os.fstat(other.fileno())
+        place = dict(PIPE_DEVICE=status.st_dev, PIPE_INODE=status.st_ino)
+        slip, ticket, name = changed(sent, PIPE=other.fileno(), **place)
+        assert not _loan.give_back(slip)
+        assert _loan.fetch(memfd.Memfd, slip).read() == b"data"
+        assert os.pread(other.fileno(), 100, 0) == b"untouched"
+    """)
+
+
+def test_an_access_that_says_more(play):
+    """A slip says how to open a file, and not to make it empty."""
+    play("""
+        sent = memfd.create("sent")
+        sent.write(b"untouched")
+        slip, ticket, name = changed(sent, ACCESS=os.O_RDWR | os.O_TRUNC | os.O_APPEND)
+        with _loan.fetch(memfd.Memfd, slip) as got:
+            assert got.read() == b"untouched"
+            got.seek(0)
+            got.write(b"is")
+        assert os.pread(sent.fileno(), 100, 0) == b"istouched"
     """)
 
 
