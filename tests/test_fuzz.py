@@ -9,7 +9,7 @@ import memfd
 
 pytest.importorskip("numpy")
 
-PROGRAM = pathlib.Path(__file__).with_name("fuzz.py")
+PROGRAM = pathlib.Path(__file__).with_name("fuzzing") / "almost.py"
 SEED = 20260707
 COUNT = 50_000  # for each parser
 

@@ -1,6 +1,6 @@
-"""A program for test_fuzz.py: files that are almost right, for one of the two parsers.
+"""For tests/test_fuzz.py: files that are almost right, for one of the two parsers.
 
-    python fuzz.py arrays|object SEED COUNT FD
+    python almost.py arrays|object SEED COUNT FD
 
 FD is a memfd.  It is rewritten with each input, so that the last one is in it, whatever
 becomes of this process.
