@@ -82,11 +82,12 @@ def _cgroups() -> Iterator[tuple[str, str, str, str, str]]:
     Those of memory come first, then those of swap space.
     """
     try:
-        with open("/proc/self/cgroup") as file:
-            lines = file.read().splitlines()
+        with open("/proc/self/cgroup", "rb") as file:
+            text = os.fsdecode(file.read())
     except OSError:
         return
-    for line in lines:
+    # A name may have any byte but this one, also what others take for the end of a line.
+    for line in filter(None, text.split("\n")):
         _, controllers, path = line.split(":", 2)
         if controllers == "":
             root, names = "/sys/fs/cgroup", _VERSION_2

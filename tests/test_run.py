@@ -372,6 +372,46 @@ def small_group():
             break
 
 
+@pytest.mark.parametrize("name", [b"a\xe2\x80\xa8b", b"a\rb", b"\xff"])
+def test_a_cgroup_of_any_name(run, name):
+    """Neither the limits nor what is left are lost on it."""
+    roots = "/sys/fs/cgroup/memory", "/sys/fs/cgroup/unified", "/sys/fs/cgroup"
+    for root in roots:
+        group = os.fsencode(f"{root}/memfd-test-{os.getpid()}-") + name
+        try:
+            os.mkdir(group)
+        except OSError as error:
+            reason = f"{error}"
+            continue
+        # It may be an ordinary folder.
+        if os.path.exists(group + b"/cgroup.procs"):
+            break
+        os.rmdir(group)
+        reason = f"{root} is no cgroup"
+    else:
+        pytest.skip(f"no cgroup here: {reason}")
+    program = """
+        import os, sys
+        with open(os.fsencode(sys.argv[1]) + b"/cgroup.procs", "w") as file:
+            file.write(str(os.getpid()))
+        from memfd import _limits
+        assert os.fsencode(sys.argv[1]).rpartition(b"/")[2] in open(
+            "/proc/self/cgroup", "rb").read()
+        print(_limits.memory(), _limits.memory_left())
+    """
+    try:
+        assert all(int(number) > 0 for number in run(program, group).split())
+    finally:
+        end = time.monotonic() + 60
+        while True:
+            try:
+                os.rmdir(group)
+                break
+            except OSError:  # a process leaves it a moment after it has ended
+                assert time.monotonic() < end
+                time.sleep(0.01)
+
+
 def test_a_limit_of_the_container(shell, small_group, tmp_path):
     """What does not fit into the cgroup is refused, where else somebody would be killed."""
     (tmp_path / "data").write_bytes(bytes(100 << 20))
