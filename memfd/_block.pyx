@@ -35,6 +35,7 @@ cimport memfd._pages as _pages
 from memfd._check cimport offset_in, raise_errno, size_argument
 from memfd._core cimport memfd_add_seals
 
+from memfd._core import keep
 from memfd._mapping import HUGE_PAGE_SIZE
 
 cdef extern from "fcntl.h" nogil:
@@ -322,7 +323,8 @@ cdef class Block:
         self.nbytes = nbytes
         self._is_always_huge = huge == "always"
         self._huge = 0 if huge == "never" else HUGE_PAGE_SIZE
-        fd = PyObject_AsFileDescriptor(file)
+        kept = keep(file)
+        fd = PyObject_AsFileDescriptor(kept)
         with nogil:
             # All at once: a child that was forked meanwhile would keep what is half done.
             pthread_mutex_lock(&lock)

@@ -1,10 +1,13 @@
 import io
-from typing import SupportsIndex, TypeVar
+from collections.abc import Callable
+from typing import Concatenate, ParamSpec, SupportsIndex, TypeVar, final
 
 from memfd._seal import Seal
 from memfd._types import HasFileno, Name
 
 _File = TypeVar("_File", bound=io.FileIO)
+_Arguments = ParamSpec("_Arguments")
+_Answer = TypeVar("_Answer")
 
 __version__: str
 NAME_MAX: int
@@ -49,6 +52,20 @@ def check_size(value: SupportsIndex, /, argument: str = "size") -> int: ...
 def check_requirements(
     require: SupportsIndex | None, max_size: SupportsIndex | None, /
 ) -> tuple[int | None, int | None]: ...
+
+@final
+class Descriptor:
+    def fileno(self) -> int: ...
+
+def init_file(file: io.FileIO, fd: int, mode: str, /) -> None: ...
+def keep(file: int | HasFileno, /) -> int | HasFileno: ...
+def keeping(
+    function: Callable[Concatenate[_File, _Arguments], _Answer],
+    file: _File,
+    /,
+    *arguments: _Arguments.args,
+    **none: _Arguments.kwargs,
+) -> _Answer: ...
 def new(
     cls: type[_File],
     name: Name,

@@ -10,6 +10,7 @@ function beside it.  This is the only file that turns errno into exceptions with
 import io
 import os
 
+cimport cython
 from cpython.object cimport PyObject_AsFileDescriptor
 from libc cimport errno
 from libc.stdio cimport snprintf
@@ -64,6 +65,7 @@ cdef extern from * nogil:
 __version__ = MEMFD_VERSION.decode()
 
 _new_file, _init_file = io.FileIO.__new__, io.FileIO.__init__
+cdef object _FileIO = io.FileIO
 
 cdef enum:
     _NAME_MAX = 249  # bytes; the kernel puts "memfd:" before it and allows 255
@@ -267,6 +269,71 @@ cdef int _careful(
     return -1
 
 
+# --- who uses a descriptor -----------------------------------------------------------
+
+@cython.final
+cdef class Descriptor:
+    """The owner of one descriptor, which is closed with it.
+
+    Whoever is about to use the descriptor keeps this meanwhile.  So the number is nobody
+    else's until all have done, whoever closes the file in between.
+    """
+
+    cdef int _fd
+
+    def __cinit__(self):
+        self._fd = -1
+
+    def __dealloc__(self):
+        if self._fd != -1:
+            with nogil:
+                close(self._fd)
+
+    def fileno(self):
+        """Return the descriptor, which stays owned here."""
+        return self._fd
+
+
+def init_file(file, fd, mode, /):
+    """Give a descriptor to a new FileIO, through what `keep` finds there.
+
+    Whatever this raises, the descriptor is still the caller's.
+    """
+    cdef Descriptor owner = Descriptor.__new__(Descriptor)
+    cdef int descriptor = fd
+    file._descriptor = owner
+    _init_file(file, fd, mode, False)
+    owner._fd = descriptor
+
+
+def keep(file, /):
+    """Return what has the descriptor of a file and keeps it open: for a Memfd, its owner.
+
+    Not for a local variable of Python code, which lives on in every traceback.
+    """
+    if isinstance(file, int):
+        return file
+    if isinstance(file, _FileIO):
+        owner = getattr(file, "_descriptor", None)
+        if owner is not None:
+            return owner
+    return file
+
+
+def keeping(function, file, /, *arguments):
+    """Call ``function(file, *arguments)``, and keep the descriptor open until it returns.
+
+    That another thread has closed the file meanwhile is a ValueError, if it matters.
+    """
+    kept = keep(file)
+    try:
+        return function(file, *arguments)
+    except OSError as error:
+        if kept is not file and error.errno == errno.EBADF and file.closed:
+            raise ValueError("I/O operation on closed file") from None
+        raise
+
+
 def new(cls, name, size, flags, mode, sealable, /):
     """Create carefully and return a `cls`, a kind of FileIO, that owns the descriptor.
 
@@ -286,7 +353,7 @@ def new(cls, name, size, flags, mode, sealable, /):
     if fd == -1:
         _raise_create(bits)
     try:
-        _init_file(file, fd, "r+b")
+        init_file(file, fd, "r+b")
     except BaseException:
         close(fd)
         raise
@@ -369,7 +436,8 @@ def get_seals(fd, /):
     <Seal.SEAL: 1>
     >>> os.close(fd)
     """
-    cdef int descriptor = PyObject_AsFileDescriptor(fd)
+    kept = keep(fd)
+    cdef int descriptor = PyObject_AsFileDescriptor(kept)
     cdef int seals = memfd_get_seals(descriptor)
     if seals == -1:
         raise_errno(
@@ -382,7 +450,8 @@ def get_seals(fd, /):
 
 def add_seal_bits(fd, seals, /):
     """Add seals to a memfd; `add_seals` says what can go wrong."""
-    cdef int descriptor = PyObject_AsFileDescriptor(fd)
+    kept = keep(fd)
+    cdef int descriptor = PyObject_AsFileDescriptor(kept)
     cdef unsigned int bits = flags_argument(seals, "seals")
     cdef int answer
     with nogil:
@@ -407,7 +476,8 @@ def add_seal_bits(fd, seals, /):
 
 def seal_bits(fd, /):
     """Return the seals of a memfd as an int, for masks."""
-    cdef int seals = memfd_get_seals(PyObject_AsFileDescriptor(fd))
+    kept = keep(fd)
+    cdef int seals = memfd_get_seals(PyObject_AsFileDescriptor(kept))
     if seals == -1:
         raise_errno("")
     return seals
@@ -449,7 +519,8 @@ def set_size(fd, size, /):
     4096
     >>> os.close(fd)
     """
-    cdef int descriptor = PyObject_AsFileDescriptor(fd)
+    kept = keep(fd)
+    cdef int descriptor = PyObject_AsFileDescriptor(kept)
     cdef off_t length = size_argument(size)
     cdef int answer
     with nogil:
@@ -495,7 +566,8 @@ def get_size(fd, /):
     0
     >>> os.close(fd)
     """
-    cdef off_t size = memfd_get_size(PyObject_AsFileDescriptor(fd))
+    kept = keep(fd)
+    cdef off_t size = memfd_get_size(PyObject_AsFileDescriptor(kept))
     if size == -1:
         raise_errno("")
     return size
@@ -510,7 +582,8 @@ cdef int _is_hugetlb(int fd) noexcept nogil:
 
 def is_hugetlb(fd, /):
     """Tell whether the file behind `fd` consists of pages of the hugetlb pool."""
-    cdef int answer = _is_hugetlb(PyObject_AsFileDescriptor(fd))
+    kept = keep(fd)
+    cdef int answer = _is_hugetlb(PyObject_AsFileDescriptor(kept))
     if answer == -1:
         raise_errno("")
     return answer == 1
@@ -521,7 +594,8 @@ def look_at(fd, /):
 
     Access is ``O_RDONLY``, ``O_WRONLY`` or ``O_RDWR``.
     """
-    cdef int descriptor = PyObject_AsFileDescriptor(fd)
+    kept = keep(fd)
+    cdef int descriptor = PyObject_AsFileDescriptor(kept)
     cdef int access = fcntl(descriptor, F_GETFL)
     cdef struct_stat status
     if access == -1 or fstat(descriptor, &status) == -1:
@@ -575,7 +649,8 @@ def has_holes(fd, size, is_sealed, /):
     None: it cannot be told, of a file that cannot be opened again, or is not `is_sealed`
     against writing.
     """
-    cdef int answer, descriptor = PyObject_AsFileDescriptor(fd)
+    kept = keep(fd)
+    cdef int answer, descriptor = PyObject_AsFileDescriptor(kept)
     cdef bint quiet = is_sealed
     cdef off_t end = size
     with nogil:

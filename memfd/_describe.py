@@ -6,7 +6,7 @@ import math
 import os
 from typing import NamedTuple
 
-from memfd import _file, _objects, _safetensors
+from memfd import _core, _file, _objects, _safetensors
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -84,10 +84,14 @@ def describe(
         raise ValueError("an array without a memfd of its own cannot be described")
     memfd = _file.opened(given, "r", None, None, False)
     try:
-        return described(memfd.fileno(), memfd.size)
+        return _core.keeping(_described, memfd)
     finally:
         if memfd is not given:
             memfd.close()
+
+
+def _described(memfd: Memfd) -> Description:
+    return described(memfd.fileno(), memfd.size)
 
 
 def described(fd: int, size: int) -> Description:

@@ -28,6 +28,8 @@ from posix.types cimport pid_t, sigset_t
 from memfd._check cimport raise_errno
 from memfd._core cimport memfd_get_seals
 
+from memfd._core import init_file, keep
+
 cdef extern from "fcntl.h" nogil:
     int F_GETPIPE_SZ
 
@@ -88,16 +90,10 @@ cdef extern from *:
         newfunc new = (newfunc)PyType_GetSlot((PyTypeObject *)base, Py_tp_new);
         return new((PyTypeObject *)cls, arguments, NULL);
     }
-    static int memfd_init(PyObject *base, PyObject *self, PyObject *arguments)
-    {
-        initproc init = (initproc)PyType_GetSlot((PyTypeObject *)base, Py_tp_init);
-        return init(self, arguments, NULL);
-    }
     """
     int closing "MEMFD_ADD"(int number) nogil
-    # What Python reaches through wrappers, which make arguments and check them anew.
+    # What Python reaches through a wrapper, which makes arguments and checks them anew.
     object memfd_new(object base, object cls, tuple arguments)
-    int memfd_init(object base, object self, tuple arguments) except -1
 
 cdef enum:
     _MOST_CLOSING = 16  # threads
@@ -205,7 +201,7 @@ cdef class Descriptors:
     def take(self, cls, mode, /):
         """Give the last descriptor to a new `cls`, a kind of FileIO."""
         file = memfd_new(_FileIO, cls, ())
-        memfd_init(_FileIO, file, (self._fds[self._count - 1], mode))
+        init_file(file, self._fds[self._count - 1], mode)
         self._count -= 1
         return file
 
@@ -261,7 +257,7 @@ def adopt(cls, fd, mode, /):
     """
     file = memfd_new(_FileIO, cls, ())
     file._foreign = True  # guard: offset
-    memfd_init(_FileIO, file, (fd, mode))
+    init_file(file, fd, mode)
     del file.name  # the kernel knows a better one
     return file
 
@@ -273,20 +269,21 @@ def leave_description(file, /):
     of Python and no signal handler sees the half of it.
     """
     cdef char path[32]
-    cdef int fd, own, flags, error
+    cdef int fd, other, flags, error
+    kept = keep(file)
     with cython.critical_section(file):
         if file._foreign is not True:
             return not file._foreign
-        fd = file.fileno()
+        fd = kept.fileno()
         flags = fcntl(fd, F_GETFL) & O_ACCMODE
         snprintf(path, sizeof(path), "/proc/self/fd/%d", fd)
-        own = open(path, flags | O_CLOEXEC | O_NONBLOCK)
-        if own == -1:
+        other = open(path, flags | O_CLOEXEC | O_NONBLOCK)
+        if other == -1:
             file._foreign = "for ever"
             return False
         flags = O_CLOEXEC if fcntl(fd, F_GETFD) & FD_CLOEXEC else 0
-        error = 0 if dup3(own, fd, flags) != -1 else errno.errno
-        unistd.close(own)
+        error = 0 if dup3(other, fd, flags) != -1 else errno.errno
+        unistd.close(other)
         if error:
             errno.errno = error
             raise_errno(f"descriptor {fd}")

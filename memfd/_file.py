@@ -197,7 +197,7 @@ def opened(
     """Return a Memfd that was given, or a new one for a descriptor or a path, checked."""
     require, max_size = _core.check_requirements(require, max_size)
     if isinstance(x, Memfd):
-        _foreign.check_seals(x, require)  # guard: opened Memfd
+        _core.keeping(_foreign.check_seals, x, require)  # guard: opened Memfd
         return x
     if isinstance(x, (str, bytes, os.PathLike)):
         access = os.O_RDWR if mode == "r+" else os.O_RDONLY
@@ -223,8 +223,15 @@ class _Name:
     def __get__(self, f: Memfd | None, cls: type[Memfd]) -> str:
         if f is None or f.closed:
             return ""
-        f.name = name = _foreign.label(f.fileno())
+        try:
+            f.name = name = _core.keeping(_label, f)
+        except ValueError:  # closed meanwhile
+            return ""
         return name
+
+
+def _label(f: Memfd) -> str:
+    return _foreign.label(f.fileno())
 
 
 class Memfd(io.FileIO):
@@ -270,26 +277,29 @@ class Memfd(io.FileIO):
     # A weak reference to what is kept for processes that it was sent to.
     _loan: Any = None
 
+    # FileIO knows the number of the descriptor, and this owns it; see `_core.keep`.
+    _descriptor: _core.Descriptor | None = None
+
     def __init__(self, *args: object, **kwargs: object) -> None:
         raise TypeError(
             "use memfd.create(), memfd.from_bytes() or Memfd.from_fd(), not Memfd()"
         )
 
-    # FileIO would warn; a memfd that is dropped is how its memory is given back.
+    # The descriptor goes with its owner.
     __del__ = io.FileIO.close
 
     def _dealloc_warn(self, source: object) -> None:
-        """Keep a dropped BufferedReader over this file from warning, too."""
+        """Keep a dropped BufferedReader over this file from warning."""
 
     def __repr__(self) -> str:
         name = getattr(self, "name", "")
-        if self.closed:
+        try:
+            fd, size, seals = self.fileno(), self.size, _foreign.describe(self.seals)
+        except ValueError:
             return f"<memfd.Memfd {name!r} closed>"
-        size = self.size
-        seals = _foreign.describe(self.seals)
         return (
-            f"<memfd.Memfd {name!r} fd={self.fileno()} size={size} "
-            f"({readable(size)}) seals={seals}>"
+            f"<memfd.Memfd {name!r} fd={fd} size={size} ({readable(size)}) "
+            f"seals={seals}>"
         )
 
     def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
@@ -382,6 +392,16 @@ class Memfd(io.FileIO):
             return f
         return adopt(fd, cls)
 
+    def close(self) -> None:
+        """Close the file.  Closing twice does nothing.
+
+        The memory goes with its last user.  Methods that other threads are in the middle
+        of end as if they had come before, or raise ValueError; the number of the
+        descriptor is not used again before they have.
+        """
+        io.FileIO.close(self)
+        self._descriptor = None
+
     @property
     def size(self) -> int:
         """int: Size in bytes, as the kernel has it now."""
@@ -417,7 +437,7 @@ class Memfd(io.FileIO):
         """
         from memfd import _info
 
-        return _info.info(self)
+        return _core.keeping(_info.info, self)
 
     @property
     def path(self) -> str:
@@ -463,9 +483,7 @@ class Memfd(io.FileIO):
         >>> f.seal(memfd.Seal.SHRINK) & memfd.Seal.IMMUTABLE
         <Seal.SHRINK: 2>
         """
-        if _core.seal_bits(self) & seals != seals:
-            add_seals(self, seals)
-        return self.seals
+        return _core.keeping(_seal, self, seals)
 
     def truncate(self, size: SupportsIndex | None = None, /) -> int:
         """Change the size; new bytes are zero.
@@ -499,17 +517,9 @@ class Memfd(io.FileIO):
         >>> memfd.create().truncate(4096)
         4096
         """
-        size = self.tell() if size is None else _core.check_size(size)
-        status = os.fstat(self.fileno())
-        if size < status.st_size and not _core.seal_bits(self) & _core.F_SEAL_SHRINK:
-            mapped = _mapping.live(status.st_dev, status.st_ino)
-            if mapped:
-                raise BufferError(
-                    f"cannot shrink from {status.st_size} to {size} bytes: mapped "
-                    f"{len(mapped)} times here; close the mappings and arrays first"
-                )
-        _core.set_size(self, size)
-        return size
+        if size is not None:
+            size = _core.check_size(size)
+        return _core.keeping(_truncate, self, size)
 
     def reopen(self, mode: Literal["r", "r+"] = "r") -> Memfd:
         """Open the same file again, with an offset and access mode of its own.
@@ -545,9 +555,7 @@ class Memfd(io.FileIO):
         if mode not in ("r", "r+"):
             raise ValueError(f'mode must be "r" or "r+", got {mode!r}')
         access = os.O_RDONLY if mode == "r" else os.O_RDWR
-        f = _descriptors.opened(self.path, access).take(Memfd, mode + "b")
-        f.name = self.name
-        return f
+        return _core.keeping(_reopened, self, access, mode + "b")
 
     def mmap(
         self,
@@ -591,13 +599,7 @@ class Memfd(io.FileIO):
         b'da'
         """
         _mapping.check_mode(mode)
-        status = os.fstat(self.fileno())
-        offset, size = _mapping.extent(status.st_size, offset, size)
-        flags = mmap.MAP_SHARED if mode == "r+" else mmap.MAP_PRIVATE
-        prot = mmap.PROT_READ if mode == "r" else mmap.PROT_READ | mmap.PROT_WRITE
-        mapped = mmap.mmap(self.fileno(), size, flags, prot, offset=offset)
-        _mapping.remember(mapped, status.st_dev, status.st_ino)
-        return mapped
+        return _core.keeping(_mapped, self, mode, offset, size)
 
     def write(self, data: Buffer, /) -> int:
         """Write all of `data` at the current position, or raise.
@@ -628,71 +630,121 @@ class Memfd(io.FileIO):
         >>> memfd.create().write(b"data")
         4
         """
-        write: Callable[[Memfd, Buffer], int] = io.FileIO.write
-        if self._foreign and not _descriptors.leave_description(self):
-            write = _position.write
-        with memoryview(data) as view:
-            size = view.nbytes
-            large = 0 < _mapping.HUGE_PAGE_SIZE <= size
-            if large and self._write_huge(data, size):
-                return size
-            wrote = write(self, data)
-            if wrote == size:
-                return size
-            flat = view.cast("B")
-            while wrote < size:
-                wrote += write(self, flat[wrote:])
-        return size
-
-    def _write_huge(self, data: Buffer, size: int) -> bool:
-        """Write all of `data` into new huge pages, or nothing where there are pages."""
-        if not self.writable() or fcntl.fcntl(self, fcntl.F_GETFL) & os.O_APPEND:
-            return False
-        start, status = self.tell(), os.fstat(self.fileno())
-        # Pages that are there are quicker to write to than to replace.
-        if status.st_blocks * 512 > start + status.st_blksize:
-            return False
-        # First the position: who writes meanwhile, here or in a child, writes elsewhere.
-        try:
-            start = self.seek(size, os.SEEK_CUR) - size
-        except OSError:  # past 2**63
-            return False
-        try:
-            _fill.fill(self, data, start, alone=False)
-        except BaseException:
-            self.seek(-size, os.SEEK_CUR)
-            raise
-        return True
+        return _core.keeping(_write, self, data)
 
     def read(self, size: int | None = -1, /) -> bytes:
         """Read up to `size` bytes from the current position, all by default."""
         if self._foreign and not _descriptors.leave_description(self):
-            return _position.read(self, size)
-        return io.FileIO.read(self, size)
+            return _core.keeping(_position.read, self, size)
+        return _core.keeping(io.FileIO.read, self, size)
 
     def readall(self) -> bytes:
         """Read everything from the current position to the end."""
         if self._foreign and not _descriptors.leave_description(self):
-            return _position.readall(self)
-        return io.FileIO.readall(self)
+            return _core.keeping(_position.readall, self)
+        return _core.keeping(io.FileIO.readall, self)
 
     def readinto(self, buffer: Buffer, /) -> int:
         """Read into a writable buffer and return the number of bytes."""
         if self._foreign and not _descriptors.leave_description(self):
-            return _position.readinto(self, buffer)
-        return io.FileIO.readinto(self, buffer)
+            return _core.keeping(_position.readinto, self, buffer)
+        return _core.keeping(io.FileIO.readinto, self, buffer)
 
     def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
         """Move the current position and return it."""
         if self._foreign and not _descriptors.leave_description(self):
-            return _position.seek(self, offset, whence)
-        return io.FileIO.seek(self, offset, whence)
+            return _core.keeping(_position.seek, self, offset, whence)
+        return _core.keeping(io.FileIO.seek, self, offset, whence)
 
     def tell(self) -> int:
         """Return the current position."""
         if self._foreign and not _descriptors.leave_description(self):
             return self._position
-        return io.FileIO.tell(self)
+        return _core.keeping(io.FileIO.tell, self)
+
+
+# --- what needs a descriptor several times: called through `_core.keeping` -------------
+
+
+def _seal(f: Memfd, seals: int) -> Seal:
+    if _core.seal_bits(f) & seals != seals:
+        add_seals(f, seals)
+    return f.seals
+
+
+def _truncate(f: Memfd, size: int | None) -> int:
+    if size is None:
+        size = f.tell()
+    status = os.fstat(f.fileno())
+    if size < status.st_size and not _core.seal_bits(f) & _core.F_SEAL_SHRINK:
+        mapped = _mapping.live(status.st_dev, status.st_ino)
+        if mapped:
+            raise BufferError(
+                f"cannot shrink from {status.st_size} to {size} bytes: mapped "
+                f"{len(mapped)} times here; close the mappings and arrays first"
+            )
+    _core.set_size(f, size)
+    return size
+
+
+def _reopened(f: Memfd, access: int, mode: str) -> Memfd:
+    again = _descriptors.opened(f.path, access).take(Memfd, mode)
+    again.name = f.name
+    return again
+
+
+def _mapped(
+    f: Memfd, mode: Mode, offset: SupportsIndex, size: SupportsIndex | None
+) -> mmap.mmap:
+    status = os.fstat(f.fileno())
+    offset, size = _mapping.extent(status.st_size, offset, size)
+    flags = mmap.MAP_SHARED if mode == "r+" else mmap.MAP_PRIVATE
+    prot = mmap.PROT_READ if mode == "r" else mmap.PROT_READ | mmap.PROT_WRITE
+    mapped = mmap.mmap(f.fileno(), size, flags, prot, offset=offset)
+    _mapping.remember(mapped, status.st_dev, status.st_ino)
+    return mapped
+
+
+def _write(f: Memfd, data: Buffer) -> int:
+    write: Callable[[Memfd, Buffer], int] = io.FileIO.write
+    if f._foreign and not _descriptors.leave_description(f):
+        write = _position.write
+    with memoryview(data) as view:
+        size = view.nbytes
+        large = 0 < _mapping.HUGE_PAGE_SIZE <= size
+        if large and _write_huge(f, data, size):
+            return size
+        wrote = write(f, data)
+        if wrote == size:
+            return size
+        flat = view.cast("B")
+        while wrote < size:
+            wrote += write(f, flat[wrote:])
+    return size
+
+
+def _write_huge(f: Memfd, data: Buffer, size: int) -> bool:
+    """Write all of `data` into new huge pages, or nothing where there are pages."""
+    if not f.writable() or fcntl.fcntl(f, fcntl.F_GETFL) & os.O_APPEND:
+        return False
+    start, status = f.tell(), os.fstat(f.fileno())
+    # Pages that are there are quicker to write to than to replace.
+    if status.st_blocks * 512 > start + status.st_blksize:
+        return False
+    # First the position: who writes meanwhile, here or in a child, writes elsewhere.
+    try:
+        start = f.seek(size, os.SEEK_CUR) - size
+    except OSError:  # past 2**63
+        return False
+    try:
+        _fill.fill(f, data, start, alone=False)
+    except BaseException:
+        f.seek(-size, os.SEEK_CUR)
+        raise
+    return True
+
+
+# --- descriptors that were there before ------------------------------------------------
 
 
 def adopt(fd: int, cls: type[Memfd] = Memfd) -> Memfd:

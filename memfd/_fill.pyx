@@ -23,6 +23,7 @@ cimport memfd._pages as _pages
 from memfd._check cimport raise_errno, size_argument
 from memfd._core cimport memfd_set_size
 
+from memfd._core import keep
 from memfd._mapping import HUGE_PAGE_SIZE
 
 cdef extern from *:
@@ -375,7 +376,8 @@ def fill(fd, data, offset=0, /, *, head=b"", huge="auto", threads=1, alone=True)
     The buffers are held for the whole copy.  `huge` and `alone` are those of `Filler`;
     `threads` share the work where each gets enough of it.
     """
-    cdef int descriptor = PyObject_AsFileDescriptor(fd), answer
+    kept = keep(fd)
+    cdef int descriptor = PyObject_AsFileDescriptor(kept), answer
     cdef off_t start = size_argument(offset, "offset"), end
     cdef size_t parts = threads
     cdef Py_buffer view, first
@@ -401,9 +403,9 @@ def fill(fd, data, offset=0, /, *, head=b"", huge="auto", threads=1, alone=True)
                 raise_errno(f"setting the size to {end} bytes")
             if parts > 1:
                 pieces = [(start, first.len, head), (start + first.len, view.len, data)]
-                _in_threads(fd, pieces, start, end, huge, alone, parts)
+                _in_threads(kept, pieces, start, end, huge, alone, parts)
             else:
-                with Filler(fd, start, end, huge, alone) as filler:
+                with Filler(kept, start, end, huge, alone) as filler:
                     (<Filler>filler)._write(<const char *>first.buf, first.len, start)
                     (<Filler>filler)._write(
                         <const char *>view.buf, view.len, start + first.len
@@ -421,13 +423,14 @@ def fill_pieces(fd, pieces, start, end, huge="auto", threads=1, /):
     C-contiguous buffer, or has ``write(filler, offset, begin, end)``, which writes some
     of its bytes.
     """
-    cdef int descriptor = PyObject_AsFileDescriptor(fd)
+    kept = keep(fd)
+    cdef int descriptor = PyObject_AsFileDescriptor(kept)
     cdef off_t begin = size_argument(start, "start"), stop = size_argument(end, "end")
     cdef size_t parts = _pages.smaller(threads, <size_t>(stop - begin) // _LEAST_PART)
     if memfd_set_size(descriptor, stop) == -1:
         raise_errno(f"setting the size to {stop} bytes")
     if parts > 1:
-        _in_threads(fd, pieces, begin, stop, huge, True, parts)
+        _in_threads(kept, pieces, begin, stop, huge, True, parts)
     else:
-        with Filler(fd, begin, stop, huge) as filler:
+        with Filler(kept, begin, stop, huge) as filler:
             _write_pieces(filler, pieces, begin, stop)

@@ -29,6 +29,8 @@ cimport memfd._linux as _linux
 from memfd._check cimport raise_errno
 from memfd._core cimport memfd_get_seals
 
+from memfd._core import init_file, keep
+
 cdef extern from "fcntl.h" nogil:
     int F_DUPFD_CLOEXEC
 
@@ -43,7 +45,7 @@ cdef enum:
     _IMMUTABLE = _linux.F_SEAL_SHRINK | _linux.F_SEAL_GROW | _linux.F_SEAL_WRITE
     _AT_ONCE = 512  # numbers read from the pipe
 
-_new_file, _init_file = io.FileIO.__new__, io.FileIO.__init__
+_new_file = io.FileIO.__new__
 
 # All that a receiver needs.  Both sides are the same program on the same machine.
 cdef struct Slip:
@@ -108,7 +110,8 @@ cdef class Loan:
     def __cinit__(self, fd):
         cdef struct_stat status
         self._fd = -1
-        self._fd = fcntl(PyObject_AsFileDescriptor(fd), F_DUPFD_CLOEXEC, 3)
+        kept = keep(fd)
+        self._fd = fcntl(PyObject_AsFileDescriptor(kept), F_DUPFD_CLOEXEC, 3)
         if self._fd == -1 or fstat(self._fd, &status) == -1:
             raise_errno("")
         self._device, self._inode = status.st_dev, status.st_ino
@@ -165,7 +168,8 @@ cdef class Desk:
         """Return the number of a new slip for `loan`, a duplicate of `fd`; and the slip."""
         cdef struct_stat status
         cdef int seals
-        cdef int descriptor = PyObject_AsFileDescriptor(fd)
+        kept = keep(fd)
+        cdef int descriptor = PyObject_AsFileDescriptor(kept)
         cdef Slip slip
         if fstat(loan._fd, &status) == -1:
             raise_errno(f"descriptor {loan._fd}")
@@ -384,7 +388,7 @@ def fetch(cls, bytes slip, /):
             raise_errno("no descriptor is left for a memfd that arrived")
         return None
     try:
-        _init_file(file, fd, "rb" if form.access == O_RDONLY else "r+b")
+        init_file(file, fd, "rb" if form.access == O_RDONLY else "r+b")
     except BaseException:
         close(fd)
         raise

@@ -29,7 +29,7 @@ cimport memfd._pages as _pages
 from memfd._check cimport offset_in, raise_errno, size_argument
 from memfd._core cimport memfd_get_seals
 
-from memfd._core import is_hugetlb
+from memfd._core import is_hugetlb, keep
 
 cdef extern from "sys/mman.h" nogil:
     int MREMAP_MAYMOVE
@@ -296,7 +296,8 @@ def map(fd, size, writable=False, offset=0, /):
     ...     address = memfd.map(f, 4096)
     >>> memfd.unmap(address, 4096)
     """
-    cdef int descriptor = PyObject_AsFileDescriptor(fd)
+    kept = keep(fd)
+    cdef int descriptor = PyObject_AsFileDescriptor(kept)
     cdef size_t length = size_argument(size)
     cdef off_t start = size_argument(offset, "offset")
     cdef bint shared = writable
@@ -408,7 +409,8 @@ cdef class Mapping:
 
     def __cinit__(self, file, mode="r", offset=0, size=None):
         cdef struct_stat status
-        cdef int fd = PyObject_AsFileDescriptor(file)
+        kept = keep(file)
+        cdef int fd = PyObject_AsFileDescriptor(kept)
         cdef int prot, flags
         cdef off_t length
         cdef size_t page = sysconf(_SC_PAGESIZE), huge = 0

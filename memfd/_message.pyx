@@ -10,12 +10,15 @@ as the calls of Python's sockets wait by themselves.
 import _socket
 
 from cpython.bytes cimport PyBytes_AsString, PyBytes_FromStringAndSize
+from cpython.object cimport PyObject_AsFileDescriptor
 from libc cimport errno
 from libc.string cimport memcpy, memset
 from posix cimport unistd
 
 from memfd._check cimport raise_errno, size_argument
 from memfd._descriptors cimport Descriptors
+
+from memfd._core import keep
 
 cdef extern from "sys/socket.h" nogil:
     enum:
@@ -91,10 +94,10 @@ def unix_type(sock, /):
     return None
 
 
-def send(fd, data, right, /):
+def send(sock, data, file, /):
     """Write once, without waiting, to a Unix socket.
 
-    With the first byte of `data` goes the descriptor `right`, unless it is -1.
+    With the first byte of `data` goes the descriptor of `file`, unless it is None.
 
     Returns
     -------
@@ -106,16 +109,18 @@ def send(fd, data, right, /):
     OSError
         ``EPIPE``, ``ECONNRESET``, ``ECONNREFUSED``: the other side is gone.
     """
-    cdef int descriptor = fd
-    cdef int travelling = right
-    cdef bytes kept = data
+    # The sockets are asked here, where no other thread can close them in between.
+    kept = None if file is None else keep(file)
+    cdef int travelling = -1 if file is None else PyObject_AsFileDescriptor(kept)
+    cdef int descriptor = sock.fileno()
+    cdef bytes text = data
     cdef memfd_control control
     cdef msghdr message
     cdef iovec place
     cdef cmsghdr *header
     cdef ssize_t sent
-    place.iov_base = PyBytes_AsString(kept)
-    place.iov_len = len(kept)
+    place.iov_base = PyBytes_AsString(text)
+    place.iov_len = len(text)
     memset(&message, 0, sizeof(message))
     message.msg_iov = &place
     message.msg_iovlen = 1
@@ -137,7 +142,7 @@ def send(fd, data, right, /):
     return sent
 
 
-def receive(fd, size, /):
+def receive(sock, size, /):
     """Read once, without waiting, up to `size` bytes from a Unix socket.
 
     Returns
@@ -156,7 +161,7 @@ def receive(fd, size, /):
     OSError
         ``EMFILE``: descriptors were lost for want of room in this process.
     """
-    cdef int descriptor = fd
+    cdef int descriptor
     cdef size_t room = size_argument(size)
     cdef bytes data = PyBytes_FromStringAndSize(NULL, room)
     cdef Descriptors owned = Descriptors.__new__(Descriptors)
@@ -178,6 +183,7 @@ def receive(fd, size, /):
     # It does not wait, so it need not let the GIL go, nor be interrupted.
     flags = MSG_DONTWAIT  # guard: never waits -> flags = 0
     flags |= MSG_CMSG_CLOEXEC  # guard: close-on-exec
+    descriptor = sock.fileno()
     got = recvmsg(descriptor, &message, flags)
     if got == -1:
         if errno.errno == errno.EAGAIN:

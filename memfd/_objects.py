@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from memfd._file import Memfd
-    from memfd._types import Huge, Name
+    from memfd._types import Huge, Mode, Name
 
 # Magic, version, size of the pickle, offset of the table, number of buffers.  The first
 # byte is no text, and the two after it show what a transfer in text mode does.
@@ -190,8 +190,7 @@ def load(
         raise ValueError(f'mode must be "r" or "c", got {mode!r}')
     memfd = _file.opened(x, mode, require, max_size, dense)
     try:
-        stream, buffers = read_layout(memfd.fileno(), memfd.size)
-        memory = memoryview(_mapping.Mapping(memfd, mode))
+        (stream, buffers), memory = _core.keeping(_mapped, memfd, mode)
     finally:
         if memfd is not x:
             memfd.close()
@@ -199,6 +198,11 @@ def load(
         memory[stream[0] : stream[0] + stream[1]],
         buffers=(memory[start : start + size] for start, size in buffers),
     )
+
+
+def _mapped(memfd: Memfd, mode: Mode) -> tuple[Layout, memoryview]:
+    layout = read_layout(memfd.fileno(), memfd.size)
+    return layout, memoryview(_mapping.Mapping(memfd, mode))
 
 
 def looks_like(begin: bytes) -> bool:

@@ -260,16 +260,16 @@ def attach(
     _mapping.check_mode(mode)
     if isinstance(x, np.ndarray):
         _, memfd, offset = memory_and_place(x)
-        _foreign.check_seals(memfd, require)  # guard: attach, array
+        _core.keeping(_foreign.check_seals, memfd, require)  # guard: attach, array
         memory = map_memory(memfd, mode)
         return view(memory, x.dtype, x.shape, offset, x.strides)
     if isinstance(x, ArrayDict):
         memfd = _array.open_memfd_of(_arraydict.memory_of(x))
-        _foreign.check_seals(memfd, require)  # guard: attach, ArrayDict
+        _core.keeping(_foreign.check_seals, memfd, require)  # guard: attach, ArrayDict
         return _arraydict.over_same(x, map_memory(memfd, mode))
     memfd = _file.opened(x, mode, require, max_size, dense)
     try:
-        return open_whole(memfd, mode)
+        return _core.keeping(open_whole, memfd, mode)
     except BaseException:
         if memfd is not x:
             memfd.close()
@@ -358,13 +358,13 @@ def _sealed(memory: Memory, memfd: Memfd) -> Memory:
     with _freezing:
         # Numbers: what is run after so much memory was written comes slowly.
         if _core.seal_bits(memfd) & _core.IMMUTABLE != _core.IMMUTABLE:
-            _seal_under(memory, memfd)
+            _core.keeping(_seal_under, memfd, memory)
         elif memory.mode == "r":
             fresh = memory
     return fresh
 
 
-def _seal_under(memory: Memory, memfd: Memfd) -> None:
+def _seal_under(memfd: Memfd, memory: Memory) -> None:
     """Turn this process's shared mappings of the memory's memfd private, and seal it."""
     shared = [
         mapping

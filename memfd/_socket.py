@@ -251,7 +251,7 @@ def sending(
             f"{type(item).__name__}: memfd.share() makes them of arrays, "
             "memfd.from_bytes() a Memfd of bytes"
         )
-    sent = _message.send(sock.fileno(), frame, memfd.fileno())
+    sent = _message.send(sock, frame, memfd)
     return None if sent == len(frame) else _send_rest(sock, frame, sent, memfd)
 
 
@@ -264,7 +264,7 @@ def receiving(sock: socket.socket) -> Received | Steps[Received]:
     # Of a stream only the head: what follows it is known then.  Two messages never come
     # as one, since a read ends where the next descriptor begins.
     size = _FRAME.size if kind == _STREAM else _FRAME.size + _MAX_VIEW
-    read = _message.receive(sock.fileno(), size)
+    read = _message.receive(sock, size)
     # The usual case, without the rest of the protocol.
     if read is not None and read[0] == _WHOLE_FILE:
         descriptors = read[1]
@@ -290,9 +290,7 @@ def _send_rest(
     # Only a nearly full stream cuts a frame.
     while sent < len(frame):
         yield select.POLLOUT
-        # Asked each time: it can be closed, and its number reused, in between.
-        right = -1 if sent else memfd.fileno()
-        sent += _message.send(sock.fileno(), frame[sent:], right)
+        sent += _message.send(sock, frame[sent:], None if sent else memfd)
 
 
 def _receive_message(
@@ -301,7 +299,7 @@ def _receive_message(
     """Receive one message, of which up to `size` bytes were read already, if any."""
     while read is None:
         yield select.POLLIN
-        read = _message.receive(sock.fileno(), size)
+        read = _message.receive(sock, size)
     frame, descriptors = _checked(sock, kind, read, size)
     if descriptors is None:  # guard: no descriptor
         raise ValueError("a message came without a descriptor")
@@ -349,7 +347,7 @@ def _rest(sock: socket.socket, kind: int, size: int) -> Steps[bytes]:
     data = b""
     while len(data) < size:
         left = size - len(data)
-        read = _message.receive(sock.fileno(), left)
+        read = _message.receive(sock, left)
         if read is None:
             yield select.POLLIN
             continue
