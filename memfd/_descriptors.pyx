@@ -275,9 +275,11 @@ def leave_description(file, /):
         if file._foreign is not True:
             return not file._foreign
         fd = kept.fileno()
-        flags = fcntl(fd, F_GETFL) & O_ACCMODE
+        flags = fcntl(fd, F_GETFL)
+        if flags == -1:
+            raise_errno(f"descriptor {fd}")
         snprintf(path, sizeof(path), "/proc/self/fd/%d", fd)
-        other = open(path, flags | O_CLOEXEC | O_NONBLOCK)
+        other = open(path, (flags & O_ACCMODE) | O_CLOEXEC | O_NONBLOCK)
         if other == -1:
             file._foreign = "for ever"
             return False
