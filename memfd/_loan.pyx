@@ -109,13 +109,22 @@ cdef class Loan:
 
     def __cinit__(self, fd):
         cdef struct_stat status
+        cdef int access = -1, error
         self._fd = -1
         kept = keep(fd)
         self._fd = fcntl(PyObject_AsFileDescriptor(kept), F_DUPFD_CLOEXEC, 3)
-        if self._fd == -1 or fstat(self._fd, &status) == -1:
+        if self._fd != -1 and fstat(self._fd, &status) == 0:
+            access = fcntl(self._fd, F_GETFL)
+        if access == -1:
+            # Closed here: what is not known to be still ours is not closed later.
+            error = errno.errno
+            if self._fd != -1:
+                close(self._fd)
+                self._fd = -1
+            errno.errno = error
             raise_errno("")
         self._device, self._inode = status.st_dev, status.st_ino
-        self._access = fcntl(self._fd, F_GETFL) & O_ACCMODE
+        self._access = access & O_ACCMODE
 
     def __dealloc__(self):
         with nogil:
@@ -137,10 +146,17 @@ cdef class Desk:
 
     def __cinit__(self):
         cdef struct_stat status
+        cdef int error
         cdef bytes start = os.urandom(8)
         self._ends[0] = self._ends[1] = -1
         self._ends[0], self._ends[1] = os.pipe2(O_CLOEXEC | O_NONBLOCK)
         if fstat(self._ends[1], &status) == -1:
+            # Closed here: what is not known to be still ours is not closed later.
+            error = errno.errno
+            close(self._ends[0])
+            close(self._ends[1])
+            self._ends[0] = self._ends[1] = -1
+            errno.errno = error
             raise_errno("")
         memset(&self._form, 0, sizeof(Slip))
         memcpy(self._form.boot, PyBytes_AsString(_boot), 16)
