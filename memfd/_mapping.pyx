@@ -643,6 +643,7 @@ def while_private(list mappings, int fd, seal, kind=None, /):
     """
     cdef Mapping mapping
     cdef int answer, seals, error = 0
+    cdef bint is_sealed = False
     # But for `seal` this is compiled, so that signal handlers can raise wherever they want:
     # none comes between a step and what has to follow it.
     try:
@@ -652,10 +653,14 @@ def while_private(list mappings, int fd, seal, kind=None, /):
             if answer == -1:
                 raise_errno("the mapping is still shared")
         seal()
+        is_sealed = True
     finally:
+        # A signal handler can raise when it is sealed, too.
         seals = memfd_get_seals(fd)
+        if seals != -1:
+            is_sealed = seals & _linux.F_SEAL_WRITE
         for mapping in mappings:
-            if seals == -1 or not seals & _linux.F_SEAL_WRITE:
+            if not is_sealed:
                 with nogil:
                     answer = mapping._make_shared(fd)
                 if answer == -1:
