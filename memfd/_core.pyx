@@ -178,7 +178,10 @@ cdef int _raise_create(unsigned int flags) except -1:
                 "memfd_create(2) is missing (Linux before 3.17) or kept from this "
                 "process by a seccomp filter"
             ),
-            errno.EPERM: "a seccomp filter or security module forbids memfd_create(2)",
+            errno.EPERM: (
+                "a seccomp filter or security module forbids memfd_create(2), or one of "
+                "the calls that follow it"
+            ),
         }.get(error, "")
     errno.errno = error
     return raise_errno(hint)
@@ -461,11 +464,13 @@ def add_seal_bits(fd, seals, /):
         hint = ""
         if error == errno.EPERM:
             sealed = memfd_get_seals(descriptor)
-            hint = (
-                "Seal.SEAL is set: no seal can be added any more"
-                if sealed != -1 and sealed & _linux.F_SEAL_SEAL
-                else f"descriptor {descriptor} is open for reading only"
-            )
+            access = fcntl(descriptor, F_GETFL)
+            if sealed != -1 and sealed & _linux.F_SEAL_SEAL:
+                hint = "Seal.SEAL is set: no seal can be added any more"
+            elif access != -1 and access & O_ACCMODE == O_RDONLY:
+                hint = f"descriptor {descriptor} is open for reading only"
+            else:
+                hint = "a seccomp filter or security module forbids it"
         elif error == errno.EBUSY:
             hint = "Seal.WRITE while a writable shared mapping or a pinned page exists"
         elif error == errno.EINVAL:
