@@ -292,11 +292,17 @@ class _Sharer(resource_sharer._ResourceSharer):  # type: ignore[name-defined,mis
 
     def _start(self) -> None:
         listener = socket.socket(socket.AF_UNIX)
-        listener.bind(f"\0memfd-{os.urandom(16).hex()}")
-        listener.listen(128)
+        try:
+            listener.bind(f"\0memfd-{os.urandom(16).hex()}")
+            listener.listen(128)
+            address = listener.getsockname()
+            self._inode = os.fstat(listener.fileno()).st_ino
+        except BaseException:
+            listener.close()
+            raise
+        # Nothing is set before all is there: with an address it counts as started.
         self._authkey = process.current_process().authkey
-        self._listener, self._address = listener, listener.getsockname()
-        self._inode = os.fstat(listener.fileno()).st_ino
+        self._listener, self._address = listener, address
         self._thread = threading.Thread(target=self._serve, daemon=True)
         with contextlib.suppress(RuntimeError):  # the interpreter is ending
             self._thread.start()
@@ -404,7 +410,8 @@ def _keep_collecting(desk: _loan.Desk) -> None:
     poll = select.poll()
     poll.register(desk.fileno(), select.POLLIN)
     while desk.fileno() != -1:
-        poll.poll()
+        with contextlib.suppress(OSError):  # no memory: look all the same
+            poll.poll()
         # One look for many, and none where each new message looks itself.
         time.sleep(_PAUSE)
         collect()  # guard: idle sender
