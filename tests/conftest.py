@@ -30,6 +30,37 @@ KINDS = {
 }
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--table",
+        metavar="FILE",
+        help="write the table of tests/conformance or tests/faults there",
+    )
+    parser.addoption(
+        "--faults",
+        choices=["some", "all"],
+        default=os.environ.get("MEMFD_FAULTS", "some"),
+        help="which positions, errors and ways tests/faults tries (also MEMFD_FAULTS)",
+    )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config):
+    # Each folder with a table adds a function, which returns its page, or None.
+    config.memfd_tables = []
+
+
+def pytest_sessionfinish(session):
+    path = session.config.getoption("--table")
+    if path is None:
+        return
+    pages = [page for make in session.config.memfd_tables if (page := make())]
+    if len(pages) != 1:
+        raise pytest.UsageError(f"--table: {len(pages)} tables, name one folder")
+    with open(path, "w") as file:
+        file.write(pages[0])
+
+
 def open_descriptors():
     """Return what each open descriptor of this process refers to."""
     found = {}
