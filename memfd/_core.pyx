@@ -64,8 +64,9 @@ cdef extern from * nogil:
 
 __version__ = MEMFD_VERSION.decode()
 
+# Objects are never `cdef` here: C variables are one for all interpreters of a process.
+_FileIO = io.FileIO
 _new_file, _init_file = io.FileIO.__new__, io.FileIO.__init__
-cdef object _FileIO = io.FileIO
 
 cdef enum:
     _NAME_MAX = 249  # bytes; the kernel puts "memfd:" before it and allows 255

@@ -99,7 +99,7 @@ cdef enum:
     _MOST_CLOSING = 16  # threads
     _PATIENCE = 10_000_000  # nanoseconds
 
-cdef object _FileIO = io.FileIO
+_FileIO = io.FileIO
 
 
 def _after_fork():

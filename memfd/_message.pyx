@@ -83,7 +83,7 @@ cdef extern from *:
     object memfd_get(object attribute, object self)
 
 # As numbers; what `socket` makes of them takes a microsecond each.
-cdef object _family = _socket.socket.family, _type = _socket.socket.type
+_family, _type = _socket.socket.family, _socket.socket.type
 
 
 def unix_type(sock, /):

@@ -5,6 +5,7 @@ import importlib
 import importlib.metadata
 import inspect
 import pathlib
+import re
 import subprocess
 import sys
 import textwrap
@@ -197,15 +198,124 @@ def test_leaks_are_seen(tmp_path, leak, outcome):
         assert "memfd:" in finished.stdout
 
 
-def test_subinterpreters():
-    """Both compiled modules load in a subinterpreter with a GIL of its own."""
+@pytest.fixture
+def in_interpreters(run):
+    """Run a program in a child whose Python has several interpreters to offer."""
     if sys.version_info < (3, 14):
         pytest.skip("concurrent.interpreters is there from Python 3.14")
-    from concurrent import interpreters
 
+    def in_interpreters(program):
+        begin = "import gc, os\nfrom concurrent import interpreters\n"
+        return run(begin + program)
+
+    return in_interpreters
+
+
+def test_subinterpreters(in_interpreters):
+    """Whatever needs no NumPy works in interpreters with a GIL of their own, at once."""
+    in_interpreters("""
+from concurrent.futures import InterpreterPoolExecutor
+
+
+def use(number):
+    import gc, io, os, socket
+    import memfd, memfd.aio
+
+    here, there = socket.socketpair()
+    with here, there:
+        for i in range(30):
+            data = b"%d" % (number + i) * 100
+            with memfd.from_bytes(data, "it") as f, memfd.Mapping(f) as mapping:
+                assert isinstance(f, io.FileIO) and bytes(mapping) == f.read() == data
+                memfd.send(here, f)
+                with memfd.recv(there) as g, g.reopen() as h:
+                    assert g.read() == h.read() == data
+                assert memfd.load(memfd.dump([data, i])) == [data, i]
+            if not i % 10:
+                gc.collect()
+    return number
+
+
+with InterpreterPoolExecutor(4) as pool:
+    assert list(pool.map(use, range(12))) == list(range(12))
+use(1)
+    """)
+
+
+def test_what_an_interpreter_leaves_behind_is_used_by_no_other(in_interpreters):
+    """Nothing that the modules keep is of an interpreter that has ended."""
+    in_interpreters("""
+import memfd
+
+use = '''
+import os, socket, memfd, memfd._block
+sent = memfd.from_bytes(b"data")
+here, there = socket.socketpair()
+with here, there:
+    for _ in range(20):
+        memfd.Memfd.from_fd(os.dup(sent.fileno())).close()
+        sent.reopen().close()
+        memfd.send(here, sent)
+        assert memfd.recv(there).read() == b"data"
+block = memfd._block.Block(memfd.create(size=4096))
+'''
+exec(use)
+for _ in range(5):
     interpreter = interpreters.create()
-    interpreter.exec("import memfd; assert memfd.from_bytes(b'x').read() == b'x'")
+    interpreter.exec(use)
     interpreter.close()
+    gc.collect()
+    exec(use)
+    # What is done before and after a fork is in C, and for all interpreters.
+    pid = os.fork()
+    if pid == 0:
+        os._exit(memfd.from_bytes(b"x").read() != b"x")
+    assert os.waitpid(pid, 0)[1] == 0
+    """)
+
+
+def test_interpreters_share_a_memfd_by_its_descriptor(in_interpreters):
+    """One sees what another writes, and what it has mapped counts as foreign."""
+    in_interpreters("""
+import memfd
+
+f = memfd.create(size=4096)
+other = interpreters.create()
+other.prepare_main(fd=f.fileno())
+other.exec('''
+import os, memfd
+f = memfd.Memfd.from_fd(os.dup(fd), require=None)
+mapping = memfd.Mapping(f, "r+")
+memoryview(mapping)[:4] = b"here"
+''')
+assert f.read(4) == b"here"
+try:
+    f.seal()
+except BufferError as error:
+    assert "not ours" in str(error)
+else:
+    raise AssertionError
+other.close()
+gc.collect()
+assert f.seal() & memfd.Seal.IMMUTABLE == memfd.Seal.IMMUTABLE
+    """)
+
+
+def test_no_object_is_one_for_all_interpreters():
+    """No C variable at the level of a module holds a Python object: it is static."""
+    sources = sorted(ROOT.glob("memfd/*.p[yx][xd]"))
+    if not sources:
+        pytest.skip("no sources beside the tests")
+    variable = re.compile(
+        r"cdef\s+(object|bytes|str|list|dict|set|tuple|[A-Z]\w*)\s+\w+\s*([=,].*)?$"
+    )
+    found = [
+        f"{path.name}:{number}: {line}"
+        for path in sources
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if variable.match(line)
+    ]
+    assert found == []
 
 
 def test_import_while_garbage_is_collected(run):
