@@ -248,9 +248,9 @@ class Memfd(io.FileIO):
 
     Notes
     -----
-    A Memfd is as thread-safe as any Python file: do not close it while another thread
-    uses it.  Mappings and arrays made from it are safe.  It is closed silently when
-    nothing refers to it any more.
+    One thread may close it while others use it: their calls succeed or raise ValueError,
+    and never reach a file that got the number of the descriptor after that.  It is closed
+    silently when nothing refers to it any more.
 
     Examples
     --------

@@ -168,13 +168,22 @@ cdef class Desk:
         self._form.pipe = self._ends[1]
 
     def __dealloc__(self):
-        self.close()
+        self._close_both()
 
-    def close(self):
-        """Close the pipe."""
+    cdef void _close_both(self) noexcept:
+        cdef int i
         for i in range(2):
             _close(self._ends[i], self._form.pipe_device, self._form.pipe_inode)
             self._ends[i] = -1
+
+    cdef bint _is_ours(self) noexcept:
+        """Tell whether the end to read from is still what it was."""
+        return _is_still(self._ends[0], self._form.pipe_device, self._form.pipe_inode)
+
+    def close(self):
+        """Close the pipe."""
+        with cython.critical_section(self):
+            self._close_both()
 
     def fileno(self):
         """Return the end of the pipe that can be read when a slip was used, or -1."""
@@ -214,15 +223,15 @@ cdef class Desk:
         cdef uint64_t numbers[_AT_ONCE]
         cdef ssize_t got = sizeof(numbers)
         cdef list found = []
-        # guard: not ours to read
-        if not _is_still(self._ends[0], self._form.pipe_device, self._form.pipe_inode):
-            self.close()
-            return found
-        # In C: what was read once must not be lost when a signal handler raises.
-        while got == sizeof(numbers):
-            got = read(self._ends[0], numbers, sizeof(numbers))
-            for i in range(got // <ssize_t>sizeof(uint64_t)):
-                found.append(pending.pop(numbers[i], None))
+        with cython.critical_section(self):
+            if not self._is_ours():  # guard: not ours to read
+                self._close_both()
+                return found
+            # In C: what was read once must not be lost when a signal handler raises.
+            while got == sizeof(numbers):
+                got = read(self._ends[0], numbers, sizeof(numbers))
+                for i in range(got // <ssize_t>sizeof(uint64_t)):
+                    found.append(pending.pop(numbers[i], None))
         return found
 
 
