@@ -16,7 +16,7 @@ from libc cimport errno
 from libc.stdio cimport snprintf
 from libc.string cimport strlen
 from posix.fcntl cimport (
-    F_GETFL, O_ACCMODE, O_CLOEXEC, O_NONBLOCK, O_RDONLY, O_RDWR, fcntl, open,
+    F_GETFD, F_GETFL, O_ACCMODE, O_CLOEXEC, O_NONBLOCK, O_RDONLY, O_RDWR, fcntl, open,
 )
 from posix.stat cimport fchmod, fstat, mode_t, struct_stat
 from posix.types cimport off_t
@@ -308,6 +308,24 @@ def init_file(file, fd, mode, /):
     file._descriptor = owner
     _init_file(file, fd, mode, False)
     owner._fd = descriptor
+
+
+def release(file, /):
+    """Let go of the descriptor of a FileIO that was closed.
+
+    Raises
+    ------
+    OSError
+        ``EBADF``: somebody else has closed it.
+    """
+    cdef Descriptor owner = file._descriptor
+    cdef int descriptor
+    file._descriptor = None
+    if owner is None or owner._fd == -1:
+        return
+    if fcntl(owner._fd, F_GETFD) == -1:
+        descriptor, owner._fd = owner._fd, -1
+        raise_errno(f"descriptor {descriptor} was closed by somebody else")
 
 
 def keep(file, /):

@@ -398,9 +398,14 @@ class Memfd(io.FileIO):
         The memory goes with its last user.  Methods that other threads are in the middle
         of end as if they had come before, or raise ValueError; the number of the
         descriptor is not used again before they have.
+
+        Raises
+        ------
+        OSError
+            ``EBADF``: somebody else has closed the descriptor; the file is closed now.
         """
         io.FileIO.close(self)
-        self._descriptor = None
+        _core.release(self)
 
     @property
     def size(self) -> int:
