@@ -671,7 +671,7 @@ def has_holes(fd, size, is_sealed, /):
     """Tell whether some page of the file does not exist yet.
 
     None: it cannot be told, of a file that cannot be opened again, or is not `is_sealed`
-    against writing.
+    against writing.  Where it could be, with one descriptor more, that is the error.
     """
     kept = keep(fd)
     cdef int answer, descriptor = PyObject_AsFileDescriptor(kept)
@@ -679,6 +679,8 @@ def has_holes(fd, size, is_sealed, /):
     cdef off_t end = size
     with nogil:
         answer = _has_holes(descriptor, end, quiet)
+    if answer == -1 and errno.errno in (errno.EMFILE, errno.ENFILE):
+        raise_errno(f"looking for holes of fd {fd}, which takes another descriptor")
     return None if answer == -1 else answer == 1
 
 

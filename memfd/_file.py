@@ -362,7 +362,8 @@ class Memfd(io.FileIO):
             cannot be told whether it is sparse: before Linux 6.5, or of another user's
             file that is read-only, where it cannot be opened again or others can write.
         OSError
-            ``EBADF``: `fd` is closed, or ``O_PATH``.
+            ``EBADF``: `fd` is closed, or ``O_PATH``.  ``EMFILE``: no descriptor is left;
+            before Linux 6.5 looking for holes takes one more.
 
         Notes
         -----

@@ -268,6 +268,44 @@ def test_full_table_at_recv(run):
         assert error.errno == errno.EMFILE, error
     else:
         raise SystemExit("no error")
+    # The second one looks for holes before Linux 6.5.
+    os.close(spare.pop())
+    os.close(spare.pop())
+    memfd.send(here, f)
+    assert memfd.recv(there).read() == b"data"
+    os.fstat(os.dup(0))
+    """
+    )
+
+
+@row_96
+def test_one_descriptor_at_recv_before_linux_6_5(run):
+    """Where looking for holes takes another descriptor, that is what is missing."""
+    run(
+        """
+    import ctypes, errno, struct
+    # A filter of system calls that answers ENOSYS to cachestat, as an old kernel does.
+    filter = struct.pack(
+        "=HBBIHBBIHBBIHBBI",
+        0x20, 0, 0, 0,  0x15, 0, 1, 451,  0x06, 0, 0, 0x50000 | errno.ENOSYS,
+        0x06, 0, 0, 0x7FFF0000,
+    )
+    held = ctypes.create_string_buffer(filter)
+    program = struct.pack("HP", 4, ctypes.addressof(held))
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+    assert prctl(38, 1, 0, 0, 0) == 0  # no new privileges
+    assert prctl(22, 2, ctypes.c_char_p(program)) == 0, ctypes.get_errno()
+    """
+        + FULL
+        + """
+    os.close(spare.pop())
+    memfd.send(here, f)
+    try:
+        memfd.recv(there)
+    except OSError as error:
+        assert error.errno == errno.EMFILE and "holes" in str(error), error
+    else:
+        raise SystemExit("no error")
     os.close(spare.pop())
     memfd.send(here, f)
     assert memfd.recv(there).read() == b"data"
