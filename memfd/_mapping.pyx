@@ -32,8 +32,10 @@ from memfd._core cimport memfd_get_seals
 from memfd._core import is_hugetlb, keep
 
 cdef extern from "sys/mman.h" nogil:
+    int MAP_POPULATE
     int MREMAP_MAYMOVE
     int MREMAP_FIXED
+    int mincore(void *address, size_t size, unsigned char *there)
     void *mremap(void *old, size_t old_size, size_t new_size, int flags, void *new)
 
 MODES = ("r", "r+", "c")
@@ -134,21 +136,40 @@ def _after_fork():
 os.register_at_fork(after_in_child=_after_fork)
 
 
-cdef char *_place_sealed(int fd, size_t length, off_t offset) noexcept nogil:
+cdef char *_place_sealed(
+    int fd, size_t length, off_t offset, size_t page
+) noexcept nogil:
     """Map pages of the hugetlb pool for reading, if all are there and stay so, or NULL.
 
     Nothing is reserved then: it takes no other pages of the pool.
     """
-    cdef int seals = memfd_get_seals(fd)
+    cdef int seals = memfd_get_seals(fd), flags = MAP_PRIVATE | MAP_NORESERVE
     cdef char *at
     if seals == -1 or seals & _STAYS != _STAYS:
         return NULL
-    at = _pages.place(fd, length, PROT_READ, MAP_PRIVATE | MAP_NORESERVE, offset, 0)
+    at = _pages.place(fd, length, PROT_READ, flags, offset, 0)
     # To touch a page that is not there would be a SIGBUS, and the number of blocks can lie.
     if at != NULL and _pages.madvise(at, length, _linux.MADV_POPULATE_READ) == -1:
         munmap(at, length)
         at = NULL
+        if errno.errno == errno.EINVAL:
+            # Before Linux 5.14: who maps makes the pages, and does not say whether all.
+            at = _pages.place(fd, length, PROT_READ, flags | MAP_POPULATE, offset, 0)
+            if at != NULL and not _are_there(at, length, page):
+                munmap(at, length)
+                at = NULL
     return at
+
+
+cdef bint _are_there(char *at, size_t length, size_t page) noexcept nogil:
+    """Tell whether all pages of a mapping are there."""
+    cdef unsigned char there = 0
+    cdef size_t done = 0
+    while done < length:
+        if mincore(at + done, 1, &there) == -1 or not there & 1:
+            return False
+        done += page
+    return True
 
 
 cdef int _replace(
@@ -455,7 +476,9 @@ cdef class Mapping:
                 prot = PROT_READ
         with nogil:
             if hugetlb and self._mode == 0 and status.st_blocks * 512 >= status.st_size:
-                self._address = _place_sealed(fd, self._length, self._offset)
+                self._address = _place_sealed(
+                    fd, self._length, self._offset, page
+                )
             if self._address == NULL:
                 self._address = _pages.place(
                     fd, self._length, prot, flags, self._offset, huge

@@ -518,6 +518,39 @@ def test_hugetlb_is_written_through_mappings():
             assert (m.size, bytes(view[-5:])) == (HUGE, b"bytes")
 
 
+@pytest.mark.row(87, "hugetlb: write; a mapping; pread", "EINVAL; ok; ok")
+@pytest.mark.usefixtures("huge_page")
+def test_hugetlb_sealed_is_mapped_before_linux_5_14(run):
+    """To read what is sealed takes no more of the pool, also without MADV_POPULATE_READ."""
+    run(
+        """
+        import ctypes, errno, struct
+        import memfd
+        # A filter of system calls that answers EINVAL to that advice, as an old kernel.
+        filter = struct.pack(
+            "=" + 6 * "HBBI",
+            0x20, 0, 0, 0,  0x15, 0, 3, 28,  # madvise
+            0x20, 0, 0, 32,  0x15, 0, 1, 22,  # its third argument
+            0x06, 0, 0, 0x50000 | errno.EINVAL,  0x06, 0, 0, 0x7FFF0000,
+        )
+        held = ctypes.create_string_buffer(filter)
+        program = struct.pack("HP", 6, ctypes.addressof(held))
+        prctl = ctypes.CDLL(None, use_errno=True).prctl
+        assert prctl(38, 1, 0, 0, 0) == 0  # no new privileges
+        assert prctl(22, 2, ctypes.c_char_p(program)) == 0, ctypes.get_errno()
+        with open("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages") as file:
+            free = int(file.read())
+        with memfd.create(size=free << 21, hugetlb=2 << 20) as f:
+            with memfd.Mapping(f, "r+") as m, memoryview(m) as view:
+                for page in range(free):
+                    view[page << 21] = 7
+            f.seal()
+            with memfd.Mapping(f) as m, memoryview(m) as view:
+                assert all(view[page << 21] == 7 for page in range(free))
+        """
+    )
+
+
 row_88 = pytest.mark.row(
     88,
     "hugetlb: size of 4096; a mapping of 4096; unmapping that",
