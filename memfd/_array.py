@@ -105,6 +105,7 @@ class Memory(_mapping.Mapping):
 
     def close(self) -> None:
         """Refuse: the arrays over it hold no export that would say so."""
+        # guard: memory under arrays -> super().close()
         raise BufferError("the memory of an Array goes with the last array over it")
 
 
@@ -186,7 +187,7 @@ def layout(
     shape = _shape(shape) + inner
     header = _npy.header(dtype, shape, order == "F" and _npy.has_order(shape))
     nbytes = math.prod(shape) * dtype.itemsize
-    if nbytes > _MOST:
+    if nbytes > _MOST:  # guard: bytes beyond C
         raise ValueError(f"shape {shape} of {dtype} needs {nbytes} bytes, too many")
     return dtype, shape, header, nbytes
 
@@ -251,7 +252,7 @@ def empty(
     memfd = _file.create(default_name(dtype, shape) if name is None else name, size)
     try:
         _fill.fill(memfd, header)
-        _core.add_seal_bits(memfd, FIXED_SIZE)
+        _core.add_seal_bits(memfd, FIXED_SIZE)  # guard: fixed size
         memory = map_memory(memfd, "r+")
         if populate:
             memory._populate()
@@ -461,7 +462,7 @@ def full_like(
 def locate(array: npt.NDArray[Any]) -> tuple[Memfd, bytes]:
     """Return the memfd of an Array, and text that says where in it the array lies."""
     memory, memfd, offset = memory_and_place(array)
-    if array.nbytes > memory.size:
+    if array.nbytes > memory.size:  # guard: repeats what is sent
         raise ValueError(
             f"an array that repeats its {memory.size} bytes until they are "
             f"{array.nbytes} would be refused; send what it was made of"
@@ -494,12 +495,12 @@ def open_memfd_of(memory: Memory | PooledMemory) -> Memfd:
             "an array that was frozen has no memfd of its own any more; memfd.share() "
             "copies it into one"
         )
-    if memory.mode == "c":
+    if memory.mode == "c":  # guard: private pages
         raise ValueError(
             "an array of mode 'c' has private pages that its memfd does not have; "
             "memfd.share() copies it into a memfd"
         )
-    if memfd.closed:
+    if memfd.closed:  # guard: memfd of an array was closed
         raise ValueError(
             f"the descriptor of {memfd!r} was closed; memfd.share() copies the "
             "array into a new memfd"
@@ -534,7 +535,7 @@ def _shape(shape: Shape) -> tuple[int, ...]:
         numbers = tuple(map(operator.index, given))
     except TypeError:
         raise TypeError(f"shape must be int or a tuple of int, got {shape!r}") from None
-    if any(number < 0 for number in numbers):
+    if any(number < 0 for number in numbers):  # guard: negative shape
         raise ValueError(f"shape must not be negative, got {shape!r}")
     return numbers
 

@@ -23,9 +23,9 @@ cdef inline off_t size_argument(object value, str argument="size") except -1:
     """Return a number of bytes, or raise what is wrong with the argument."""
     cdef int overflow = 0
     cdef long long size = _integer(value, argument, &overflow)
-    if size < 0 and overflow <= 0:
+    if size < 0 and overflow <= 0:  # guard: negative size
         raise ValueError(f"{argument} must not be negative, got {value}")
-    if overflow:
+    if overflow:  # guard: size beyond C
         raise OverflowError(f"{argument} must be below 2**63 bytes, got {value}")
     return size
 
@@ -36,7 +36,7 @@ cdef inline unsigned int flags_argument(
     """Return flags as a C unsigned int; never truncate."""
     cdef int overflow = 0
     cdef long long flags = _integer(value, argument, &overflow)
-    if overflow or not 0 <= flags <= 0xffffffff:
+    if overflow or not 0 <= flags <= 0xffffffff:  # guard: flags beyond C
         raise OverflowError(f"{argument} must fit an unsigned int, got {value}")
     return <unsigned int>flags
 
@@ -58,7 +58,7 @@ cdef inline Py_ssize_t offset_in(object array, size_t address, size_t size) exce
     high += view.itemsize
     if view.len == 0:
         start = 0
-    elif low < 0 or high > <Py_ssize_t>size:
+    elif low < 0 or high > <Py_ssize_t>size:  # guard: array outside of its memory
         start = -1
     PyBuffer_Release(&view)
     return start

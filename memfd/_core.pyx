@@ -139,9 +139,9 @@ cdef bytes _encoded(object name):
         raise TypeError(
             f"name must be str, bytes or os.PathLike, not {type(name).__name__}"
         )
-    if <Py_ssize_t>strlen(encoded) != len(encoded):
+    if <Py_ssize_t>strlen(encoded) != len(encoded):  # guard: null byte in a name
         raise ValueError(f"name must not contain a null byte, got {name!r}")
-    if len(encoded) > _NAME_MAX:
+    if len(encoded) > _NAME_MAX:  # guard: long name
         raise ValueError(
             f"name must encode to at most {_NAME_MAX} bytes, "
             f"got {len(encoded)}: {name!r}"
@@ -251,14 +251,16 @@ cdef int _careful(
     cdef int fd = _linux.memfd_create(name, flags)
     if fd == -1 and errno.errno == errno.EINVAL:
         # Before Linux 6.3 the two exec flags are unknown; the mode below stands in.
+        # guard: kernels before 6.3 -> pass
         flags &= ~(_linux.MFD_EXEC | _linux.MFD_NOEXEC_SEAL)
         fd = _linux.memfd_create(name, flags)
     if fd == -1:
         return -1
     # The kernel's default mode lets every user who was given a read-only descriptor
     # re-open it for writing through /proc.
+    # guard: mode of what is created -> if size == 0 or memfd_set_size(fd, size) == 0:
     if fchmod(fd, mode) == 0 and (size == 0 or memfd_set_size(fd, size) == 0):
-        if sealable:
+        if sealable:  # guard: no more seals -> if True:
             return fd
         # MFD_NOEXEC_SEAL implies MFD_ALLOW_SEALING, so this takes a seal of its own.
         seals = memfd_get_seals(fd)
@@ -323,7 +325,7 @@ def release(file, /):
     file._descriptor = None
     if owner is None or owner._fd == -1:
         return
-    if fcntl(owner._fd, F_GETFD) == -1:
+    if fcntl(owner._fd, F_GETFD) == -1:  # guard: closed by somebody else
         descriptor, owner._fd = owner._fd, -1
         raise_errno(f"descriptor {descriptor} was closed by somebody else")
 

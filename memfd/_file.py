@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from memfd._seal import Seal
     from memfd._types import Huge, Mode, Name
 
+# guard: sealed for ever -> _SEALED = _core.IMMUTABLE
 _SEALED = _core.IMMUTABLE | _core.F_SEAL_SEAL
-_FLAGS = _core.MFD_ALLOW_SEALING | _core.MFD_NOEXEC_SEAL | _core.MFD_CLOEXEC
+_FLAGS = _core.MFD_ALLOW_SEALING | _core.MFD_NOEXEC_SEAL
+_FLAGS |= _core.MFD_CLOEXEC  # guard: close-on-exec of what is created
 _COPY_STEP = 256 << 10
 
 _HUGETLB_SIZES = {
@@ -684,7 +686,7 @@ def _truncate(f: Memfd, size: int | None) -> int:
     status = os.fstat(f.fileno())
     if size < status.st_size and not _core.seal_bits(f) & _core.F_SEAL_SHRINK:
         mapped = _mapping.live(status.st_dev, status.st_ino)
-        if mapped:
+        if mapped:  # guard: size under a mapping
             raise BufferError(
                 f"cannot shrink from {status.st_size} to {size} bytes: mapped "
                 f"{len(mapped)} times here; close the mappings and arrays first"
@@ -707,7 +709,7 @@ def _mapped(
     flags = mmap.MAP_SHARED if mode == "r+" else mmap.MAP_PRIVATE
     prot = mmap.PROT_READ if mode == "r" else mmap.PROT_READ | mmap.PROT_WRITE
     mapped = mmap.mmap(f.fileno(), size, flags, prot, offset=offset)
-    _mapping.remember(mapped, status.st_dev, status.st_ino)
+    _mapping.remember(mapped, status.st_dev, status.st_ino)  # guard: mmap objects, too
     return mapped
 
 
@@ -731,6 +733,7 @@ def _write(f: Memfd, data: Buffer) -> int:
 
 def _write_huge(f: Memfd, data: Buffer, size: int) -> bool:
     """Write all of `data` into new huge pages, or nothing where there are pages."""
+    # guard: opened for appending -> if not f.writable():
     if not f.writable() or fcntl.fcntl(f, fcntl.F_GETFL) & os.O_APPEND:
         return False
     start, status = f.tell(), os.fstat(f.fileno())
@@ -745,7 +748,7 @@ def _write_huge(f: Memfd, data: Buffer, size: int) -> bool:
     try:
         _fill.fill(f, data, start, alone=False)
     except BaseException:
-        f.seek(-size, os.SEEK_CUR)
+        f.seek(-size, os.SEEK_CUR)  # guard: position after a failed write -> pass
         raise
     return True
 
@@ -805,7 +808,7 @@ def busy(f: Memfd, pids: list[int] | None = None) -> OSError | BufferError:
     if pids is None:
         pids = sharing_pids(f)
     # The standard library's mappings do not tell whether they are private.
-    if os.getpid() in pids or (ours and not pids):
+    if os.getpid() in pids or (ours and not pids):  # guard: mapped by this process
         what = f"{len(ours)} mappings of it" if ours else "a mapping that is not ours"
         return BufferError(
             f"cannot seal {f!r} against writing: {what} in this process can write; "

@@ -146,6 +146,7 @@ cdef class Filler:
         # a writable mapping, and nobody could seal.
         if self._at != NULL and (
             not self._alone
+            # guard: kept from forked children -> or True
             or _pages.madvise(self._at, self._length, MADV_DONTFORK) == 0
         ):
             return 0
@@ -191,7 +192,7 @@ cdef class Filler:
         PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
         try:
             last = view.len if end is None else size_argument(end, "end")
-            if not first <= last <= <size_t>view.len:
+            if not first <= last <= <size_t>view.len:  # guard: part of a buffer
                 raise ValueError(f"no bytes {begin} to {last} in a buffer of {view.len}")
             self._write(<const char *>view.buf + first, last - first, start)
         finally:
@@ -208,7 +209,7 @@ cdef class Filler:
                 if not stopped:
                     answer = self._copy(data + done, piece, offset + done)
                 pthread_mutex_unlock(&self._inside)
-            if stopped:
+            if stopped:  # guard: stopped
                 raise _Stopped
             if answer == -1:
                 raise_errno(f"writing {size} bytes at {offset}")
@@ -234,6 +235,7 @@ cdef class Filler:
                     continue
                 piece = _pages.smaller(size, self._ready - offset)
                 begin = _pages.seconds(_pages.CLOCK_MONOTONIC)
+                # guard: no store into what others can shrink -> if self._costs.is_huge:
                 if self._alone and self._costs.is_huge:
                     memcpy(self._at + (offset - self._first), data, piece)
                 elif _pages.write_all(self._fd, data, piece, offset) == -1:
@@ -385,7 +387,7 @@ def fill(fd, data, offset=0, /, *, head=b"", huge="auto", threads=1, alone=True)
     try:
         PyObject_GetBuffer(head, &first, PyBUF_SIMPLE)
         try:
-            if first.len + view.len > INT64_MAX - start:
+            if first.len + view.len > INT64_MAX - start:  # guard: end beyond an offset
                 errno.errno = errno.EFBIG
                 raise_errno(f"writing {first.len + view.len} bytes at {start}")
             end = start + first.len + view.len

@@ -149,6 +149,7 @@ cdef char *_place_sealed(
         return NULL
     at = _pages.place(fd, length, PROT_READ, flags, offset, 0)
     # To touch a page that is not there would be a SIGBUS, and the number of blocks can lie.
+    # guard: forged blocks of the pool
     if at != NULL and _pages.madvise(at, length, _linux.MADV_POPULATE_READ) == -1:
         munmap(at, length)
         at = NULL
@@ -241,13 +242,13 @@ cdef int _extent(
     """Set `start` and `length` to the part to map, or raise what is wrong with it."""
     cdef long page = sysconf(_SC_PAGESIZE)
     start[0] = size_argument(offset, "offset")
-    if start[0] % page:
+    if start[0] % page:  # guard: offset within a page
         raise ValueError(
             f"offset must be a multiple of the page size, {page} bytes, got {offset}"
         )
-    if file_size == 0:
+    if file_size == 0:  # guard: empty file
         raise ValueError("an empty file cannot be mapped: give it a size first")
-    if start[0] >= file_size:
+    if start[0] >= file_size:  # guard: offset past the end
         raise ValueError(
             f"offset {offset} is past the end of a file of {file_size} bytes"
         )
@@ -255,9 +256,9 @@ cdef int _extent(
     if size is None:
         return 0
     wanted = size_argument(size)
-    if wanted == 0:
+    if wanted == 0:  # guard: nothing to map
         raise ValueError("size must be positive, got 0: nothing to map")
-    if wanted > length[0]:
+    if wanted > length[0]:  # guard: size past the end
         raise ValueError(
             f"offset {offset} and size {size} reach past the end of a file of "
             f"{file_size} bytes"
@@ -469,6 +470,7 @@ cdef class Mapping:
         if self._mode == 1:
             flags = MAP_SHARED
         elif self._mode == 0 and not hugetlb:
+            # guard: blocks no seal -> flags = MAP_SHARED
             flags = MAP_PRIVATE | MAP_NORESERVE
         else:
             flags = MAP_PRIVATE
@@ -511,9 +513,10 @@ cdef class Mapping:
             if self._closed:
                 raise ValueError("operation on a closed mapping")
             PyBuffer_FillInfo(
+                # guard: read-only -> buffer, self, self._address, self._size, 0, flags
                 buffer, self, self._address, self._size, self._mode == 0, flags
             )
-            self._exports += 1
+            self._exports += 1  # guard: counted exports -> pass
 
     def __releasebuffer__(self, Py_buffer *buffer):
         with cython.critical_section(self):
@@ -584,7 +587,7 @@ cdef class Mapping:
         with cython.critical_section(self):
             if self._closed:
                 return
-            if self._exports:
+            if self._exports:  # guard: closed under a view
                 raise BufferError(
                     f"cannot close a mapping with {self._exports} exported buffers: "
                     "delete or release the arrays and memoryviews made from it"
@@ -645,6 +648,7 @@ cdef class Mapping:
         cdef int answer = 0
         pthread_mutex_lock(&replacing)
         if self._mode == 2 and not self._is_gone:
+            # guard: written while private -> pass
             answer = _put_back(fd, self._address, self._size, self._offset)
             if answer == 0:
                 answer = _replace(
@@ -683,7 +687,7 @@ def while_private(list mappings, int fd, seal, kind=None, /):
         if seals != -1:
             is_sealed = seals & _linux.F_SEAL_WRITE
         for mapping in mappings:
-            if not is_sealed:
+            if not is_sealed:  # guard: shared again
                 with nogil:
                     answer = mapping._make_shared(fd)
                 if answer == -1:

@@ -340,14 +340,14 @@ def freeze(
     if copy:
         return share(np.asarray(array))
     memory, memfd, offset = memory_and_place(array)
-    if isinstance(memory, PooledMemory):
+    if isinstance(memory, PooledMemory):  # guard: frozen pool
         raise ValueError(
             "an array of a BufferPool cannot be frozen, as its memory will be used again; "
             "memfd.share() copies it"
         )
     fresh = _sealed(memory, memfd)
     frozen = view(fresh, array.dtype, array.shape, offset, array.strides)
-    array.flags.writeable = False
+    array.flags.writeable = False  # guard: read-only when frozen
     return frozen
 
 
@@ -376,7 +376,7 @@ def _seal_under(memfd: Memfd, memory: Memory) -> None:
     if _core.seal_bits(memfd) & _core.F_SEAL_FUTURE_WRITE:
         # What was made private could not be shared again.
         others = _file.sharing_pids(memfd, [mapping.address for mapping in shared])
-        if others:
+        if others:  # guard: shared for ever
             raise _file.busy(memfd, others)
     _mapping.while_private(
         shared, memfd.fileno(), lambda: _file.add_seals(memfd, _SEALED), Memory

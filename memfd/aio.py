@@ -200,7 +200,7 @@ async def _received(sock: socket.socket) -> Received:
 
 def _check(sock: socket.socket) -> None:
     _socket.check_socket(sock)
-    if sock.gettimeout() != 0:
+    if sock.gettimeout() != 0:  # guard: blocking socket
         raise ValueError("sock must not block: call sock.setblocking(False) first")
 
 
@@ -235,4 +235,4 @@ async def _wait(sock: socket.socket, event: int) -> None:
             else:
                 loop.remove_writer(fd)
         finally:
-            os.close(fd)
+            os.close(fd)  # guard: descriptor of a wait -> pass
