@@ -12,6 +12,7 @@ reads any more, and live.
 """
 
 import argparse
+import collections
 import contextlib
 import mmap
 import multiprocessing
@@ -30,6 +31,8 @@ import memfd
 WRONG = 3  # exit status
 SHAPES = ((1000,), (64, 1024), (3, 128, 1024))  # of int64
 
+tally: collections.Counter[str] = collections.Counter()  # what this process has done
+
 
 def check(array, number):
     """End this process unless all of `array` is `number`."""
@@ -37,6 +40,8 @@ def check(array, number):
         found = np.unique(array).tolist()
         print(f"pid {os.getpid()}: {number} was sent, {found} found", file=sys.stderr)
         os._exit(WRONG)
+    tally["arrays"] += 1
+    tally["bytes"] += array.nbytes
 
 
 def hold(array, number):
@@ -49,6 +54,8 @@ def hold(array, number):
         del array
         yield
         array = memfd.attach(file)
+        if isinstance(array, memfd.ArrayDict):
+            array = array["x"]
     elif way == 2:  # a mapping of the standard library is all that is kept
         size, offset = array.nbytes, array.memfd.size - array.nbytes
         with array.memfd as file:
@@ -56,12 +63,15 @@ def hold(array, number):
         del array, file
         array = np.frombuffer(mapped, np.int64, size // 8, offset)
     elif way == 3:  # a child has it, too, and for longer
+        tally["forks"] += 1
         if os.fork() == 0:
             time.sleep(random.random() / 10)
             check(array, number)
             os._exit(0)
-    elif way == 4 and os.fork() == 0:  # a child that becomes another program
-        os.execv("/bin/true", ["true"])
+    elif way == 4:  # a child that becomes another program
+        tally["forks"] += 1
+        if os.fork() == 0:
+            os.execv("/bin/true", ["true"])
     for _ in range(random.randrange(5)):
         yield
         check(array, number)

@@ -1,5 +1,6 @@
 """Everything with everything, step by step, against a model: two thousand steps."""
 
+import os
 import pathlib
 import subprocess
 
@@ -13,12 +14,13 @@ SEED = 20261126
 STEPS = 2000
 
 
-def test_two_thousand_steps(run):
+def test_two_thousand_steps(run, tmp_path):
     """Each step returns, raises and leaves behind what the model says."""
     arguments = "--steps", str(STEPS), "--seed", str(SEED)
+    environment = os.environ | {"HYPOTHESIS_STORAGE_DIRECTORY": str(tmp_path)}
     print(f"seed {SEED}")
     try:
-        output = run(PROGRAM.read_text(), *arguments, timeout=600)
+        output = run(PROGRAM.read_text(), *arguments, timeout=600, env=environment)
     except subprocess.TimeoutExpired as expired:
         # The steps of the last example, as those after a signal.
         output = (expired.stdout or b"").decode(errors="replace")
