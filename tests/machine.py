@@ -1054,6 +1054,7 @@ SEALS = st.one_of(
     chosen([0, 0x40]),
 )
 REQUIRED = chosen([None, Seal(0), Seal.SHRINK, Seal.IMMUTABLE, Seal.WRITE, SEALED])
+EXPORTS = chosen(["memoryview", "frombuffer", "ndarray"])
 MAKERS = [
     "create",
     "create",
@@ -1198,11 +1199,15 @@ class Machine(RuleBasedStateMachine):
 
     # Files.
 
-    @initialize(size=SIZES, shape=SHAPES)
-    def begin(self, size, shape):
+    @initialize(size=SIZES, shape=SHAPES, mode=MODES, kind=EXPORTS)
+    def begin(self, size, shape, mode, kind):
+        """Have one of each: what is rare by chance would be tried seldom."""
         self.take(0, "create", self.new(0), "first", size, True, False)
         self.take(0, "empty", self.new(0), shape)
         self.take(0, "memfd_of", self.new(0), ("object", 2))
+        self.take(0, "map", self.new(0), ("object", 1), "Mapping", mode, 0, None)
+        if size:
+            self.take(0, "export", self.new(0), ("object", 4), kind)
 
     @rule(
         who=WHO, kind=chosen(MAKERS), size=SIZES, shape=SHAPES, byte=BYTES,
@@ -1301,6 +1306,13 @@ class Machine(RuleBasedStateMachine):
         dense = dense and HAS_SMALL_PAGES
         arguments = require, max_size, dense, copy
         self.on(who, Handle, which, "from_fd", *arguments, new=True)
+        self.read_new(who)
+
+    def read_new(self, who):
+        """Read from what just came, wherever the sender's position is."""
+        who = self.process(who)
+        if isinstance(self.model.processes[who].objects.get(self.last), Handle):
+            self.take(who, "read", ("object", self.last), 1)
 
     @rule(who=WHO, which=WHICH, seals=SEALS)
     def seal(self, who, which, seals):
@@ -1310,15 +1322,15 @@ class Machine(RuleBasedStateMachine):
 
     @rule(
         who=WHO, which=WHICH, kind=chosen(["Mapping", "Mapping", "mmap"]),
-        mode=MODES, offset=chosen([0, 0, 0, 0, PAGE, 1, 2 * PAGE]),
-        size=chosen([None, None, None, 0, 1, 100, PAGE, PAGE + 1]),
+        mode=MODES, offset=chosen([0] * 8 + [PAGE, 1, 2 * PAGE]),
+        size=chosen([None] * 6 + [0, 1, 100, PAGE, PAGE + 1]),
     )  # fmt: skip
     def map(self, who, which, kind, mode, offset, size):
         self.on(who, Handle, which, "map", kind, mode, offset, size, new=True)
 
     @rule(
         who=WHO, which=WHICH,
-        kind=chosen(["memoryview", "frombuffer", "ndarray"]),
+        kind=EXPORTS,
     )  # fmt: skip
     def export(self, who, which, kind):
         who = self.process(who)
@@ -1406,8 +1418,13 @@ class Machine(RuleBasedStateMachine):
     # Sockets.
 
     @precondition(lambda self: len(self.model.sent) < 3)
-    @rule(who=WHO, which=WHICH, kinds=chosen([Handle, (Array, Arrays)]))
-    def send(self, who, which, kinds):
+    @rule(
+        who=WHO, which=WHICH, kinds=chosen([Handle, (Array, Arrays)]),
+        offset=chosen([None, 1, 100]),
+    )  # fmt: skip
+    def send(self, who, which, kinds, offset):
+        if kinds is Handle and offset is not None:
+            self.on(who, kinds, which, "move", offset)
         self.on(who, kinds, which, "send")
 
     @precondition(lambda self: self.model.sent)
@@ -1420,6 +1437,7 @@ class Machine(RuleBasedStateMachine):
         arguments = require, dense and HAS_SMALL_PAGES, copy
         if mode is None:
             self.take(who, "recv", self.new(who), *arguments)
+            self.read_new(who)
         else:
             self.take(who, "recv_array", self.new(who), mode, *arguments)
 
