@@ -17,7 +17,8 @@ FOLDER = pathlib.Path(__file__).resolve().parent
 
 
 def main():
-    name = sys.argv.pop(1)
+    # It stays there for libFuzzer, which runs this again to merge, and passes it over.
+    (name,) = [word[9:] for word in sys.argv if word.startswith("--target=")]
     sys.path.insert(0, str(FOLDER))
     # What reads bytes of others: ours, and what it rests on, of packages that take long.
     for function in (

@@ -201,7 +201,7 @@ def check_refused(data, why):
             np.lib.stride_tricks.as_strided(
                 np.empty((), dtype), shape, (0,) * len(shape)
             )
-    except (ValueError, TypeError):
+    except (ArithmeticError, TypeError, ValueError):
         return  # a type or a shape that no array has
     if len(shape) > almost.NUMPY_DIMENSIONS or any(number < 0 for number in shape):
         return
