@@ -5,6 +5,7 @@ refused as documented, or when what the parser says of them is true; else it rai
 """
 
 import contextlib
+import fcntl
 import gc
 import os
 import re
@@ -27,7 +28,13 @@ def hostile(content, name="hostile"):
 
 def descriptors():
     """Return the open descriptors."""
-    return set(os.listdir("/proc/self/fd"))
+    found = set()
+    for number in map(int, os.listdir("/proc/self/fd")):
+        # Not the one that listed the folder.
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(number, fcntl.F_GETFD)
+            found.add(number)
+    return found
 
 
 def mappings():
@@ -42,11 +49,15 @@ class Watch:
     def __init__(self, target):
         self.target = target
         self.earlier = []  # inputs since the last look at what is mapped
+        self.descriptors = None
+
+    def _begin(self):
+        """Note what is open: at the first input, as the fuzzer opens files before it."""
         # What is opened once and kept is there after the first input, and what threads
         # close is not any more after a few.
         before = None
         for _ in range(100):
-            target(b"")
+            self.target(b"")
             gc.collect()
             if before == (before := descriptors()):
                 break
@@ -55,6 +66,8 @@ class Watch:
         self.descriptors, self.mappings = descriptors(), mappings()
 
     def __call__(self, data):
+        if self.descriptors is None:
+            self._begin()
         peak, start = self._peak(), time.process_time()
         self.target(data)
         seconds = time.process_time() - start
@@ -74,7 +87,7 @@ class Watch:
     def look(self):
         """Raise for the input that left a mapping behind, if one did."""
         earlier, self.earlier = self.earlier, []
-        if mappings() == self.mappings:
+        if not earlier or mappings() == self.mappings:
             return
         for data in earlier:
             before = mappings()

@@ -45,6 +45,7 @@ def npy():
     for version in ((1, 0), (2, 0), (3, 0)):
         yield saved(np.arange(3), version)
     yield saved(np.arange(3), (1, 0)) + b"more"
+    yield saved(np.array([None]), (1, 0))
     python2 = saved(np.arange(3), (1, 0)).replace(b"(3,), ", b"(3L,),")
     yield python2
 
