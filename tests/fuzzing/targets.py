@@ -572,10 +572,21 @@ def message(data):
                 whole = b"".join(piece for _, piece in pieces)
                 begin, end = len(whole) - before, len(whole) - unread(ours)
                 assert is_frame(whole[begin:end])
+                assert rights_between(pieces, begin, end) == 1
             elif number < len(pieces):
                 assert is_frame(pieces[number][1])
                 assert len(pieces[number][0]) == 1
             del found, f
+
+
+def rights_between(pieces, begin, end):
+    """Return how many descriptors came with these bytes of a stream."""
+    found = at = 0
+    for fds, piece in pieces:
+        if at < end and at + len(piece) > max(begin, at):
+            found += len(fds)
+        at += len(piece)
+    return found
 
 
 def good_messages(kind, pieces):
