@@ -44,21 +44,29 @@ cdef inline unsigned int flags_argument(
 cdef inline Py_ssize_t offset_in(object array, size_t address, size_t size) except? -1:
     """Return where in some memory an array begins, or -1 if it reaches outside."""
     cdef Py_buffer view
-    cdef Py_ssize_t start, low, high, reach
+    cdef Py_ssize_t start, low, high, steps, limit
+    cdef bint is_inside = True
     cdef int i
     PyObject_GetBuffer(array, &view, PyBUF_STRIDED_RO)
     # As numbers: to a compiler, these need not be addresses within one object.
     start = low = high = <Py_ssize_t>(<size_t>view.buf - address)
     for i in range(view.ndim):
-        reach = (view.shape[i] - 1) * view.strides[i]
-        if reach < 0:
-            low += reach
+        steps = view.shape[i] - 1
+        if steps <= 0:
+            continue
+        # Strides that were made up can be so long that the product would wrap around.
+        limit = <Py_ssize_t>(size // <size_t>steps)
+        if not -limit <= view.strides[i] <= limit:
+            is_inside = False
+        elif view.strides[i] < 0:
+            low += steps * view.strides[i]
         else:
-            high += reach
+            high += steps * view.strides[i]
     high += view.itemsize
     if view.len == 0:
         start = 0
-    elif low < 0 or high > <Py_ssize_t>size:  # guard: array outside of its memory
+    # guard: array outside of its memory -> elif False:
+    elif not is_inside or low < 0 or high > <Py_ssize_t>size:
         start = -1
     PyBuffer_Release(&view)
     return start

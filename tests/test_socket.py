@@ -91,6 +91,28 @@ def test_a_view_arrives(pair, make):
 
 
 @pytest.mark.parametrize(
+    ("shape", "strides"),
+    [
+        ((5,), (1 << 62,)),
+        ((5,), (-1 << 62,)),
+        ((3, 5), (8, 1 << 62)),
+        ((9,), (1 << 61,)),
+        ((2,), (1 << 62,)),
+        ((3,), (-1 << 63,)),
+        ((11,), (8,)),
+        ((18,), (-8,)),
+    ],
+)
+def test_an_array_that_reaches_outside_is_not_sent(stream, shape, strides):
+    """Also where the address of its last element wraps around to one inside."""
+    a = memfd.share(np.arange(10.0))
+    outside = np.lib.stride_tricks.as_strided(a, shape, strides, subok=True)
+
+    with pytest.raises(ValueError, match="outside"):
+        memfd.send(stream[0], outside)
+
+
+@pytest.mark.parametrize(
     "dtype", ["?", ">i2", "c8", "M8[us]", "S3", "U2", [("x", "f4"), ("y", "i1", 2)]]
 )
 def test_dtypes_arrive(stream, dtype):
