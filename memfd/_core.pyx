@@ -339,7 +339,7 @@ def keep(file, /):
         return file
     if isinstance(file, _FileIO):
         owner = getattr(file, "_descriptor", None)
-        if owner is not None:
+        if type(owner) is Descriptor:
             return owner
     return file
 
