@@ -1,12 +1,12 @@
 import io
 from collections.abc import Callable
-from typing import Concatenate, ParamSpec, SupportsIndex, TypeVar, final
+from typing import SupportsIndex, TypeVar, TypeVarTuple, final
 
 from memfd._seal import Seal
 from memfd._types import HasFileno, Name
 
 _File = TypeVar("_File", bound=io.FileIO)
-_Arguments = ParamSpec("_Arguments")
+_Arguments = TypeVarTuple("_Arguments")
 _Answer = TypeVar("_Answer")
 
 __version__: str
@@ -61,11 +61,10 @@ def init_file(file: io.FileIO, fd: int, mode: str, /) -> None: ...
 def release(file: io.FileIO, /) -> None: ...
 def keep(file: int | HasFileno, /) -> int | HasFileno: ...
 def keeping(
-    function: Callable[Concatenate[_File, _Arguments], _Answer],
+    function: Callable[[_File, *_Arguments], _Answer],
     file: _File,
     /,
-    *arguments: _Arguments.args,
-    **none: _Arguments.kwargs,
+    *arguments: *_Arguments,
 ) -> _Answer: ...
 def new(
     cls: type[_File],
