@@ -37,6 +37,11 @@ def pytest_addoption(parser):
         help="write the table of tests/conformance or tests/faults there",
     )
     parser.addoption(
+        "--results",
+        metavar="FILE",
+        help="write what the table of tests/conformance is made of there, as JSON",
+    )
+    parser.addoption(
         "--faults",
         choices=["some", "all"],
         default=os.environ.get("MEMFD_FAULTS", "some"),

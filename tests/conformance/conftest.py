@@ -4,17 +4,27 @@ pytest tests/conformance --table docs/conformance.md
 """
 
 import contextlib
+import json
 import os
 import platform
 import re
 
 import pytest
 
-# What may be missing, as reasons say it, and which rows may be skipped for want of it.  A
+# What old kernels lack, as reasons say it: the rows that are skipped for want of it, in
+# whole or in part, and the Linux that brought it, on which they fail if they are skipped.
+LACKS = {
+    "no pidfd_open": ({109, 110, 111}, "5.3"),
+    "no pidfd_getfd": ({109, 110, 111}, "5.6"),
+    "flags 0x[0-9a-f]+ of Linux 6.3": ({8, 18, 19, 20}, "6.3"),
+    "no vm.memfd_noexec before Linux 6.3": ({21, 22, 23}, "6.3"),
+    "this kernel has no F_SEAL_EXEC": ({71, 72, 102}, "6.3"),
+    "no memfd_secret": ({35}, "6.5"),  # off before, unless asked for at boot
+    "no shared mapping by a writable descriptor": ({53}, "6.7"),
+}
+# What may be missing on any kernel, and the rows that may be skipped for want of it.  A
 # row that is skipped for anything else fails.
 SKIPS = {
-    "flags 0x[0-9a-f]+ of Linux 6.3": {8, 18, 19, 20},
-    "no vm.memfd_noexec before Linux 6.3": {21, 22, 23},
     "vm.memfd_noexec is [12] here": {16, 18, 20, 21, 22, 23},
     "no namespaces here": {21, 22, 23, 47},
     "strace cannot trace here": {15, 16, 17, 84, 93},
@@ -22,15 +32,12 @@ SKIPS = {
     "no huge pages of 2 MiB": {87, 88, 89, 106},
     "the pool is empty and cannot be filled": {87, 88, 89, 106},
     "no file in /dev/shm": {34},
-    "no memfd_secret": {35},
+    "no memfd_secret": {35},  # not built in
     "no file system in user space": {47},
-    "no shared mapping by a writable descriptor": {53},  # before Linux 6.7
-    "this kernel has no F_SEAL_EXEC": {71, 72, 102},
     r"\[Errno 13\]": {71, 72, 102},  # vm.memfd_noexec is 2
     "this kernel reports seals of a program that do not hold": {102},
     "no unnamed file in /dev/shm": {101},
-    "no pidfd_open": {109, 110, 111},
-    "no pidfd_getfd": {109, 110, 111},
+    r"no pidfd_(open|getfd): \[Errno 1\]": {109, 110, 111},  # a filter of system calls
     "not allowed here": {109, 110, 111},
     "needs root to become another user": {103, 110, 112},
 }
@@ -59,7 +66,8 @@ def pytest_runtest_makereport(item, call):
     if report.skipped:
         reason = report.longrepr[2].removeprefix("Skipped: ")
         if not any(
-            number in rows and re.match(why, reason) for why, rows in SKIPS.items()
+            number in rows and re.match(why, reason)
+            for why, rows in [*lacking(platform.release()), *SKIPS.items()]
         ):
             report.outcome = "failed"
             report.longrepr = f"row {number} may not be skipped: {reason}"
@@ -68,6 +76,31 @@ def pytest_runtest_makereport(item, call):
         results.add("failed")
     elif report.when == "call":
         results.add("passed")
+
+
+def lacking(release):
+    """Return what a kernel lacks by its age: how reasons begin, and their rows."""
+    return [
+        (why, rows)
+        for why, (rows, since) in LACKS.items()
+        if _numbers(release) < _numbers(since)
+    ]
+
+
+def _numbers(release):
+    return [int(number) for number in re.match(r"[\d.]+\d", release)[0].split(".")]
+
+
+def pytest_sessionfinish(session):
+    rows = session.config.stash[_RESULTS]
+    path = session.config.getoption("--results")
+    if path is not None:
+        found = {
+            "lacks": sorted(set().union(*(r for _, r in lacking(platform.release())))),
+            "rows": [[*row, sorted(results)] for row, results in sorted(rows.items())],
+        }
+        with open(path, "w") as file:
+            json.dump(found, file, indent=1)
 
 
 def table(rows):
@@ -100,6 +133,12 @@ def rows(request):
     """Return the rows of all tests that were collected: number, case, expected."""
     markers = (item.get_closest_marker("row") for item in request.session.items)
     return {marker.args for marker in markers if marker is not None}
+
+
+@pytest.fixture
+def lacks():
+    """Return the rows that are not tried on a kernel, by its release."""
+    return lambda release: set().union(*(rows for _, rows in lacking(release)))
 
 
 @pytest.fixture
