@@ -30,6 +30,10 @@ KINDS = {
 }
 
 
+# How many times as long as usual programs may take: more on an emulated processor.
+PATIENCE = int(os.environ.get("MEMFD_TEST_PATIENCE", "1"))
+
+
 def pytest_addoption(parser):
     parser.addoption(
         "--table",
@@ -144,7 +148,7 @@ def run():
             [*wrapper, sys.executable, "-c", textwrap.dedent(program), *arguments],
             capture_output=True,
             text=True,
-            timeout=timeout,
+            timeout=timeout * PATIENCE,
             cwd="/",
             **options,
         )
@@ -215,7 +219,7 @@ def shell(tmp_path):
             capture_output=True,
             text=True,
             errors="surrogateescape",
-            timeout=timeout,
+            timeout=timeout * PATIENCE,
             cwd=tmp_path,
             **options,
         )
