@@ -1,6 +1,7 @@
 """Memfd: the file that owns a descriptor."""
 
 import contextlib
+import ctypes
 import errno
 import fcntl
 import gc
@@ -643,6 +644,13 @@ def hugetlb_fd():
     return fd
 
 
+def has_cachestat():
+    """Tell whether holes can be looked for without another descriptor (Linux 6.5)."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.syscall(451, -1, None, None, 0)
+    return ctypes.get_errno() != errno.ENOSYS
+
+
 def executable_fd():
     flags = memfd.MFD_EXEC | memfd.MFD_ALLOW_SEALING
     try:
@@ -831,7 +839,9 @@ def test_trusting_takes_what_is_there():
     """require=None adopts an unsealed memfd; one seal can be required too."""
     with Memfd.from_fd(sealed(seals=0), require=None) as f:
         assert f.write(b"y") == 1
-    with Memfd.from_fd(sealed(seals=Seal.SHRINK), require=Seal.SHRINK) as f:
+    fd = sealed(seals=Seal.SHRINK)
+    # Before Linux 6.5 it cannot be told whether there are holes.
+    with Memfd.from_fd(fd, require=Seal.SHRINK, dense=False) as f:
         assert f.size == 8192
 
 
@@ -973,7 +983,14 @@ def test_holes_of_what_is_written_meanwhile(f):
     """Who writes to a file of SHRINK alone is not waited for, and copies are dense, too."""
     f.write(bytes(8192))
     f.seal(Seal.SHRINK)
-    Memfd.from_fd(os.dup(f.fileno()), require=Seal.SHRINK).close()
+    fd = os.dup(f.fileno())
+    try:
+        Memfd.from_fd(fd, require=Seal.SHRINK).close()
+    except ValueError as error:
+        os.close(fd)
+        if has_cachestat():
+            raise
+        pytest.skip(f"no cachestat before Linux 6.5: {error}")
     for data in (b"x" * 4096, b""):
         sparse = sealed(seals=Seal.SHRINK, data=data)
         memfd.set_size(sparse, 8192)
@@ -1142,7 +1159,9 @@ def test_a_sender_that_changes_the_size_of_what_is_copied(later):
             f.close()
         os.close(sender)
 
-    assert outcomes == {size, "has", *({0, "shrank"} if later == 0 else ())}
+    # What shrank has holes, as long as its size is not known.
+    has = {"has"} if later or has_cachestat() else set()
+    assert outcomes == {size, *has, *({0, "shrank"} if later == 0 else ())}
 
 
 def test_sealed_needs_no_copy():
