@@ -25,6 +25,7 @@ from memfd import _file, _loan
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Any, TypeAlias
 
     from memfd._file import Memfd
@@ -38,6 +39,7 @@ _FEW = 16  # messages for which the pipe need not be looked at: the thread does 
 _MANY, _MOST = 64, 1024  # messages that may wait in any case, and for _MAX_AGE only
 _MOST_ARGUMENTS = 200  # that a process inherits; a fork server passes on few more
 _PATIENCE = 10.0  # seconds after which who comes with a ticket is sent away
+_ANSWER = 60.0  # seconds after which a sender that does not answer counts as gone
 
 # The number of each slip that was not given back, oldest first: what is kept for it, since
 # when, and the key of its ticket.
@@ -246,8 +248,7 @@ def _give_up() -> None:
 def _redeemed(ticket: Ticket, name: str) -> int:
     """Return the descriptor from the resource sharer of the sender."""
     try:
-        with _sharer.get_connection(ticket) as connection:
-            return reduction.recv_handle(connection)
+        return _sharer.redeem(ticket)
     except RuntimeError as error:  # the descriptor was cut off
         raise OSError(
             errno.EMFILE,
@@ -337,41 +338,55 @@ class _Sharer(resource_sharer._ResourceSharer):  # type: ignore[name-defined,mis
         return self._listener is None or self._thread.is_alive()
 
     @staticmethod
-    def get_connection(ident: Ticket) -> Any:
-        """Return a connection from which to receive what one ticket is for."""
-        address, number = ident
+    def redeem(ticket: Ticket) -> int:
+        """Return the descriptor that a ticket is for, asked for at its address."""
+        address, number = ticket
         key = _key_of(address, process.current_process().authkey)
-        connection = multiprocessing.connection.Client(address, authkey=key)
-        connection.send((number, os.getpid()))
-        return connection
+        with socket.socket(socket.AF_UNIX) as asked:
+            asked.settimeout(_ANSWER)
+            asked.connect(address)
+            asked.setblocking(True)
+            with _connection(asked, _ANSWER) as connection:
+                multiprocessing.connection.answer_challenge(connection, key)
+                multiprocessing.connection.deliver_challenge(connection, key)
+                connection.send((number, os.getpid()))
+                return reduction.recv_handle(connection)
 
     def answer(self) -> None:
         """Send what one ticket is for, unless it was redeemed before."""
         accepted, _ = self._listener.accept()
         key = _key_of(self._address, self._authkey)
-        connection = multiprocessing.connection.Connection(os.dup(accepted.fileno()))
-        # Strangers, too, can come here, and say nothing, or little at a time.
-        timer = threading.Timer(_PATIENCE, _hang_up, (accepted,))
-        timer.daemon = True
-        with accepted, connection:
-            timer.start()
-            try:
-                multiprocessing.connection.deliver_challenge(connection, key)
-                multiprocessing.connection.answer_challenge(connection, key)
-                number, pid = connection.recv()
-                send, close = self._cache.pop(number, (None, None))
-                if send is not None:
-                    try:
-                        send(connection, pid)
-                    finally:
-                        close()
-            finally:
-                timer.cancel()
+        with accepted, _connection(accepted, _PATIENCE) as connection:
+            multiprocessing.connection.deliver_challenge(connection, key)
+            multiprocessing.connection.answer_challenge(connection, key)
+            number, pid = connection.recv()
+            send, close = self._cache.pop(number, (None, None))
+            if send is not None:
+                try:
+                    send(connection, pid)
+                finally:
+                    close()
 
 
-def _hang_up(accepted: socket.socket) -> None:
+@contextlib.contextmanager
+def _connection(sock: socket.socket, seconds: float) -> Iterator[Any]:
+    """Yield a connection of multiprocessing over a socket, which is shut in the end.
+
+    Strangers can be at both ends, and say nothing, or little at a time.
+    """
+    timer = threading.Timer(seconds, _hang_up, (sock,))
+    timer.daemon = True
+    with multiprocessing.connection.Connection(os.dup(sock.fileno())) as connection:
+        timer.start()
+        try:
+            yield connection
+        finally:
+            timer.cancel()
+
+
+def _hang_up(sock: socket.socket) -> None:
     with contextlib.suppress(OSError):  # it was answered meanwhile
-        accepted.shutdown(socket.SHUT_RDWR)
+        sock.shutdown(socket.SHUT_RDWR)
 
 
 def _key_of(address: bytes, authkey: bytes) -> bytes:

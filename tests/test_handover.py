@@ -86,7 +86,7 @@ def test_the_way_is_proc(play):
     """What arrives has a description of its own, close-on-exec, and needed no service."""
     play("""
         here, there = multiprocessing.Pipe()
-        _handover._sharer.get_connection = no_ticket
+        _handover._sharer.redeem = no_ticket
         sent = memfd.from_bytes(b"0123456789")
         sent.seek(4)
 
@@ -148,7 +148,7 @@ def test_known_memory_is_not_opened_again(play):
     """A receiver that still maps the same immutable memfd opens nothing, maps nothing."""
     play("""
         here, there = multiprocessing.Pipe()
-        _handover._sharer.get_connection = no_ticket
+        _handover._sharer.redeem = no_ticket
         array = memfd.share(np.arange(1000))
 
         def receive():
@@ -909,6 +909,32 @@ def test_a_stranger_who_says_what_he_likes(play):
                 finally:
                     ended.set()
                 thread.join()
+    """)
+
+
+@pytest.mark.parametrize("accepts", [True, False])
+def test_a_silent_stranger(play, accepts):
+    """At the address of a sender that is gone, that is a ConnectionError after a while."""
+    play(f"""
+        import contextlib, socket
+        _handover._ANSWER = 0.5
+        sent = memfd.from_bytes(b"data")
+        slip, (_, number), name = changed(sent, LOAN=10_000, ORIGINAL=10_000)
+        with socket.socket(socket.AF_UNIX) as stranger, contextlib.ExitStack() as stack:
+            stranger.bind("\\0memfd-" + os.urandom(16).hex())
+            stranger.listen(16 if {accepts} else 0)
+            if not {accepts}:  # until there is no place to wait in
+                for _ in range(8):
+                    one = stack.enter_context(socket.socket(socket.AF_UNIX))
+                    one.setblocking(False)
+                    with contextlib.suppress(BlockingIOError):
+                        one.connect(stranger.getsockname())
+            try:
+                _handover.take(slip, (stranger.getsockname(), number), name)
+            except ConnectionError as error:
+                assert "cannot be received" in str(error)
+            else:
+                raise SystemExit("no error")
     """)
 
 
