@@ -5,7 +5,6 @@
 
 #include <Python.h>
 #include <stdio.h>
-#include <string.h>
 
 /* A file of reports for each process, as nobody may read what it prints.  An abort, as tests
    expect exit codes; and those of tests are not changed by what is only reported.  NumPy may
@@ -14,12 +13,10 @@
     "log_path=" REPORTS "/report:exitcode=0:abort_on_error=1:allocator_may_return_null=1"      \
     ":handle_sigbus=0"
 
-/* The last two: or the runtime calls madvise, and tests count such calls. */
 const char *__asan_default_options(void)
 {
     return COMMON ":detect_stack_use_after_return=1:strict_string_checks=1"
-                  ":detect_invalid_pointer_pairs=2"
-                  ":use_madv_dontdump=0:no_huge_pages_for_shadow=0";
+                  ":detect_invalid_pointer_pairs=2";
 }
 
 const char *__ubsan_default_options(void)
