@@ -52,10 +52,11 @@ def seals(seal):
 
 def advises(advice):
     """Tell whether a shared mapping takes an advice."""
-    with memfd.create("feature") as f:
-        f.write(bytes(SIZE))
-        mapping = memfd.Mapping(f, "r+")  # begins where a huge page can be
-        with mapping:
+    with memfd.create("feature", SIZE) as f:
+        # It begins where a huge page can be.
+        with memfd.Mapping(f, "r+") as mapping:
+            with memoryview(mapping) as view:
+                view[:] = bytes(SIZE)
             return LIBC.madvise(mapping.address, SIZE, advice) == 0
 
 
