@@ -373,11 +373,14 @@ class BufferPool:
     def _nbytes(self) -> int:
         return sum(block.nbytes for block in list(self._blocks))
 
+    def _check(self) -> None:
+        if self._closed:
+            raise ValueError("the pool is closed")
+
     def _claim(self, size: int) -> PooledMemory | None:
         """Return the memory of a block that nobody has, for a file of `size` bytes."""
         with self._lock:
-            if self._closed:
-                raise ValueError("the pool is closed")
+            self._check()
             return _block.claim(self._blocks, size, PooledMemory)
 
     def _claim_new(self, size: int, nbytes: int, name: str) -> PooledMemory | None:
@@ -422,6 +425,8 @@ class BufferPool:
         place = _Place()
         place.nbytes = nbytes
         with self._lock:
+            # A pool that is closed while somebody waits has room, and no use for it.
+            self._check()
             self._drop_lost()
             places = [kept for ref in list(self._places) if (kept := ref()) is not None]
             count = len(self._blocks) + len(places) + 1

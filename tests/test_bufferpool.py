@@ -448,6 +448,22 @@ def test_a_pool_is_closed_under_who_waits():
         assert (held == 1).all()
 
 
+def test_a_pool_is_closed_between_two_looks():
+    """Closing makes room in a pool, which nobody gets who looks for it just then."""
+    with memfd.BufferPool(max_blocks=1, when_full="wait") as pool:
+        held = pool.put(ints(1))
+        place = pool._place
+
+        def close_and_place(nbytes):
+            pool.close()
+            return place(nbytes)
+
+        pool._place = close_and_place
+        with pytest.raises(ValueError, match="closed"):
+            pool.put(ints(2))
+        assert (held == 1).all()
+
+
 def test_waits_in_vain():
     """A wait that takes too long is a TimeoutError, and nothing is lost."""
     with memfd.BufferPool(max_blocks=1, when_full="wait", timeout=0.05) as pool:
