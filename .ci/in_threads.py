@@ -49,8 +49,8 @@ TEXTS = {
         r"fork\(|subprocess|multiprocessing|get_context|Process(PoolExecutor)?\(|Popen"
         r"|runpy|main\(|loky|joblib|run_in_child|get_reusable_executor"
     ),
-    "it closes a number of a descriptor that another thread may have by then": (
-        r"os\.close\(\w+\.fileno\(\)\)|os\.dup2"
+    "it closes or looks at a number that another thread may have by then": (
+        r"os\.close\(\w+\.fileno\(\)\)|os\.dup2|Bad file"
     ),
     "it has to be alone: what it awaits is the next thing that is allocated": (
         r"weakref|gc\.(get_objects|collect)|tracemalloc"
@@ -62,6 +62,9 @@ TEXTS = {
 NAMES = {
     "it runs a test or a page of examples, which prints": (
         r"test_package.*(doc|examples|leaks|readme|version)"
+    ),
+    "what the kernel grants at once it may grant later when many ask": (
+        r"test_large_blocks_are_huge_pages|test_waits_for_an_array_here"
     ),
 }
 
