@@ -65,7 +65,10 @@ def pytest_sessionfinish(session):
         return
     pages = [page for make in session.config.memfd_tables if (page := make())]
     if len(pages) != 1:
-        raise pytest.UsageError(f"--table: {len(pages)} tables, name one folder")
+        pytest.exit(
+            f"--table: {len(pages)} tables, name one folder",
+            pytest.ExitCode.USAGE_ERROR,
+        )
     with open(path, "w") as file:
         file.write(pages[0])
 

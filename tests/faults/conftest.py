@@ -107,16 +107,21 @@ def table(results):
     lines = [
         "# When a system call fails",
         "",
-        "Every system call of every operation was made to fail, at each place where the "
-        "operation makes it, with the errors that can occur.",
+        "Every system call of every operation was made to fail, with the errors that can "
+        "occur.",
         "None of these leaks a descriptor, a mapping, a block of memory or a thread, and "
         "none leaves anything half done: what was there is as it was before, or as it is "
         "when all went well, and the operation works as soon as the fault is gone.",
-        "The same was tried while another thread forked all the time.",
+        "A `write` may have written a part, as its documentation says.",
         "",
         "“Works all the same” is a fallback with the right result; every other word is "
         "the exception, which has the number of that error if it is an `OSError`.",
-        "`EINTR` is the call that a signal has interrupted.",
+        "`EINTR` is a call that a signal has interrupted.",
+        "",
+        "An operation can make a call several times, and each of them fails once; of more "
+        "than 48, 48 do.",
+        "The first error of a row is tried at all of them, the others at the first four.",
+        "While another thread forks all the time, the first call of each row was tried.",
         "",
         "The table is written by `pytest tests/faults --faults all --table "
         f"docs/faults.md`, here on Linux {kernel}, {platform.machine()}, with Python "
@@ -163,9 +168,13 @@ def judge(operation, call, error, answer, usual, forks=False):
         return kind, f"{kind} without a word"
     if forks and any(one in kinds for one in operation.forked):
         return kind, None
-    if any(one in kinds for where, one in operation.documented if where == call):
-        return f"`{kind}`", None
-    if "OSError" in kinds and child["errno"] == getattr(errno, error, None):
+    told = errno.errorcode.get(child["errno"])
+    for where, one in operation.documented:
+        if where in (call, "*") and one in kinds:
+            return f"`{kind}`", None
+        if where in (call, "*") and one == told != error:
+            return f"`{kind}` ({told})", None
+    if "OSError" in kinds and told == error:
         # Python tries again what a signal has interrupted (PEP 475), and so do we.
         return f"`{kind}`", "a signal ended it" if error == "EINTR" else None
     return kind, f"raised {kind}: {child['text']}\n{child['trace']}"

@@ -43,8 +43,8 @@ class Operation:
         ``interrupted(before, now)``: whether a signal handler that raises may leave this,
         for good.
     documented : list of tuple
-        ``(call, exception)``: what may come of a failed call that is no OSError with
-        its errno.
+        ``(call, exception)``, or the name of an errno: what may come of a failed call that
+        is no OSError with its errno; "*" is any call.
     prepare, finish : callable
         What is kept for the whole process is made before the first look, and given back.
     threads : bool
@@ -482,6 +482,7 @@ def _(given):
 @operation(
     "Memfd.seek(), .tell()",
     "Memfd.seek",
+    "Memfd.seekable",
     "Memfd.tell",
     given=lambda: SimpleNamespace(f=file()),
     right=lambda given, place: _equal(place, (5, 5)),
@@ -713,7 +714,13 @@ def _hugetlb():
 
 
 @operation(
-    "Mapping(), hugetlb", "Mapping", given=_hugetlb, right=_right_mapping, hugetlb=True
+    "Mapping(), hugetlb",
+    "Mapping",
+    given=_hugetlb,
+    right=_right_mapping,
+    hugetlb=True,
+    # The other way takes pages of the pool, and there is only one.
+    documented=[("*", "ENOMEM")],
 )
 def _(given):
     return memfd.Mapping(given.f)
@@ -1316,7 +1323,7 @@ def _right_pooled(wanted):
 
 
 # Without memory EFAULT or ENOMEM comes, and ENOMEM is what is told.
-POOL = [("madvise MADV_POPULATE_WRITE", "OSError")]
+POOL = [("madvise MADV_POPULATE_WRITE", "ENOMEM")]
 
 
 @operation(
@@ -1571,11 +1578,50 @@ def _(given):
 
 # --- no system call -------------------------------------------------------------------
 
-# Public names, and how each is used.
+# Public names that make none, and how each is used.
 NO_CALLS = {
-    "Seal": lambda: memfd.Seal.WRITE | memfd.Seal.GROW,
-    "SealError": lambda: memfd.SealError("text", memfd.Seal(1), memfd.Seal(0)),
-    "__version__": lambda: memfd.__version__,
-    "Array": lambda: memfd.Array,
-    "Memfd": lambda: memfd.Memfd,
+    "Array": lambda given: memfd.Array,
+    "Memfd": lambda given: memfd.Memfd,
+    "Seal": lambda given: memfd.Seal.WRITE | memfd.Seal.GROW,
+    "SealError": lambda given: memfd.SealError("text", memfd.Seal(1), memfd.Seal(0)),
+    "__version__": lambda given: memfd.__version__,
+    "get_include": lambda given: memfd.get_include(),
+    "Memfd.closed": lambda given: given.f.closed,
+    "Memfd.closefd": lambda given: given.f.closefd,
+    "Memfd.fileno": lambda given: given.f.fileno(),
+    "Memfd.flush": lambda given: given.f.flush(),
+    "Memfd.isatty": lambda given: given.f.isatty(),  # ioctl(2), which is not ours
+    "Memfd.mode": lambda given: given.f.mode,
+    "Memfd.path": lambda given: given.f.path,
+    "Memfd.readable": lambda given: given.f.readable(),
+    "Memfd.writable": lambda given: given.f.writable(),
+    "Mapping.address": lambda given: given.mapping.address,
+    "Mapping.closed": lambda given: given.mapping.closed,
+    "Mapping.mode": lambda given: given.mapping.mode,
+    "Mapping.offset": lambda given: given.mapping.offset,
+    "Mapping.size": lambda given: given.mapping.size,
+    "ArrayDict.get": lambda given: given.arrays.get("x"),
+    "ArrayDict.items": lambda given: list(given.arrays.items()),
+    "ArrayDict.keys": lambda given: list(given.arrays.keys()),
+    "ArrayDict.memfd": lambda given: given.arrays.memfd,
+    "ArrayDict.metadata": lambda given: given.arrays.metadata,
+    "ArrayDict.nbytes": lambda given: given.arrays.nbytes,
+    "ArrayDict.values": lambda given: list(given.arrays.values()),
+    "BufferPool.closed": lambda given: given.pool.closed,
+    "BufferPool.reuses": lambda given: given.pool.reuses,
 }
+
+
+@operation(
+    "names that make no system call",
+    *NO_CALLS,
+    given=lambda: SimpleNamespace(
+        f=file(),
+        mapping=memfd.Mapping(file()),
+        arrays=memfd.share(MANY),
+        pool=memfd.BufferPool(),
+    ),
+)
+def _(given):
+    for use in NO_CALLS.values():
+        use(given)

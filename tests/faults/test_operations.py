@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+import memfd
+
 pytest.importorskip("numpy")
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
@@ -15,8 +17,12 @@ del sys.path[0]
 
 OPERATIONS = operations.OPERATIONS
 
-# An operation that makes a call more often than that has it fail at so many positions.
-MOST, MOST_OF_ALL = 16, 200
+# An operation that makes a call more often than that has it fail at so many positions: the
+# first ones, and others over its whole length.
+MOST, MOST_OF_ALL = 12, 48
+
+# An error differs from others where it is looked at: all are tried at so many positions.
+OTHERS, OTHERS_OF_ALL = 1, 4
 
 
 @pytest.fixture(params=OPERATIONS)
@@ -52,9 +58,26 @@ def faults(usual, thorough):
         for position in positions(made.count(call), MOST_OF_ALL if thorough else MOST):
             yield call, position, first
             for error in others:
-                # An error differs from others where it is looked at, mostly at first.
-                if thorough or position == 1 or error == "EINTR":
+                most = OTHERS_OF_ALL if thorough else OTHERS
+                if position <= most or error == "EINTR":
                     yield call, position, error
+
+
+def test_every_name_is_here():
+    """Each public name is one of an operation, or known to make no system call."""
+    names = {name for name in [*memfd.__all__, "map"] if not name[:2].isupper()}
+    names |= {f"aio.{name}" for name in ("send", "recv", "recv_array")}
+    names |= {"Array.memfd"}
+    for kind in ("Memfd", "Mapping", "ArrayDict", "BufferPool"):
+        public = [name for name in dir(getattr(memfd, kind)) if name[0] != "_"]
+        names |= {f"{kind}.{name}" for name in public}
+    covered = {name for one in OPERATIONS.values() for name in one.covers}
+    assert covered == names
+
+
+def test_no_calls(template):
+    """What is said to make no system call makes none."""
+    assert template.usual("names that make no system call")["calls"] == []
 
 
 def test_every_call_is_known(usual):
