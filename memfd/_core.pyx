@@ -325,8 +325,10 @@ def release(file, /):
     file._descriptor = None
     if owner is None or owner._fd == -1:
         return
-    if fcntl(owner._fd, F_GETFD) == -1:  # guard: closed by somebody else
-        descriptor, owner._fd = owner._fd, -1
+    # Any other error is that of a filter, and the descriptor is there.
+    if fcntl(owner._fd, F_GETFD) == -1 and errno.errno == errno.EBADF:
+        descriptor = owner._fd
+        owner._fd = -1
         raise_errno(f"descriptor {descriptor} was closed by somebody else")
 
 
