@@ -254,6 +254,8 @@ def _redeemed(ticket: Ticket, name: str) -> int:
             errno.EMFILE,
             f"{os.strerror(errno.EMFILE)}: no descriptor is left for memfd {name!r}",
         ) from error
+    except TimeoutError:  # what signal handlers like to raise
+        raise
     # Whoever took the address of a sender that is gone says what he likes, and some
     # versions of multiprocessing take it with an assertion, or an OSError without errno.
     except (
@@ -344,7 +346,10 @@ class _Sharer(resource_sharer._ResourceSharer):  # type: ignore[name-defined,mis
         key = _key_of(address, process.current_process().authkey)
         with socket.socket(socket.AF_UNIX) as asked:
             asked.settimeout(_ANSWER)
-            asked.connect(address)
+            try:
+                asked.connect(address)
+            except TimeoutError as error:
+                raise ConnectionError(error.errno, str(error)) from error
             asked.setblocking(True)
             with _connection(asked, _ANSWER) as connection:
                 multiprocessing.connection.answer_challenge(connection, key)
