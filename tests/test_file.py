@@ -440,7 +440,7 @@ def leased(foreign, f):
 def test_a_position_of_its_own_where_it_cannot_be_opened_again(leased, read, answer):
     """Whoever shares the position, and moves it, is not noticed either."""
     # Nor can it be told whether there are holes, before Linux 6.5.
-    with Memfd.from_fd(os.dup(leased), dense=False) as adopted:
+    with Memfd.from_fd(os.dup(leased), dense=has_cachestat()) as adopted:
         os.lseek(leased, 5, os.SEEK_SET)
         assert read(adopted) == answer
 
@@ -486,7 +486,7 @@ def test_a_child_has_a_position_of_its_own(run):
 
 def test_bad_positions_where_it_cannot_be_opened_again(leased):
     """There is nothing before the beginning, and the other kinds of seek are refused."""
-    with Memfd.from_fd(os.dup(leased), dense=False) as adopted:
+    with Memfd.from_fd(os.dup(leased), dense=has_cachestat()) as adopted:
         adopted.seek(3)
         with pytest.raises(OSError, match="Invalid argument"):
             adopted.seek(-4, os.SEEK_CUR)
@@ -841,7 +841,7 @@ def test_trusting_takes_what_is_there():
         assert f.write(b"y") == 1
     fd = sealed(seals=Seal.SHRINK)
     # Before Linux 6.5 it cannot be told whether there are holes.
-    with Memfd.from_fd(fd, require=Seal.SHRINK, dense=False) as f:
+    with Memfd.from_fd(fd, require=Seal.SHRINK, dense=has_cachestat()) as f:
         assert f.size == 8192
 
 
