@@ -378,10 +378,12 @@ def processes(mark):
     return found
 
 
-def files(folder):
+def files(folder, is_shared):
     """Return what is in the folder, and in /dev/shm of what may have been made here."""
     shm = pathlib.Path("/dev/shm")
-    names = [path.name for path in shm.iterdir()] if shm.is_dir() else []
+    # Where others share as well, some of it is theirs, and comes and goes.
+    there = shm.is_dir() and not is_shared
+    names = [path.name for path in shm.iterdir()] if there else []
     beginnings = "sem.mp", "psm_", "pym", "memfd", "soak"
     names = [name for name in names if name.startswith(beginnings)]
     return sorted([*names, *map(str, pathlib.Path(folder).rglob("*"))])
@@ -393,7 +395,7 @@ def soak(seconds, is_shared, mark, folder):
     tally.clear()
     gc.collect()
     begin, begin_here = time.monotonic(), here()
-    begin_processes, begin_files = processes(mark), files(folder)
+    begin_processes, begin_files = processes(mark), files(folder, is_shared)
     begin_shmem, begin_memfds = shmem(), len(memfd.ls()["memfds"])
 
     idle_seconds = min(15, seconds / 10)
@@ -424,8 +426,8 @@ def soak(seconds, is_shared, mark, folder):
         lambda: memfd.ls(name=f"{mark}*"),
     )
     wait_for(
-        lambda: files(folder) == begin_files,
-        lambda: f"{files(folder)}, at the start {begin_files}",
+        lambda: files(folder, is_shared) == begin_files,
+        lambda: f"{files(folder, is_shared)}, at the start {begin_files}",
     )
     if not is_shared:
         wait_for(
