@@ -327,8 +327,8 @@ class _Sharer(resource_sharer._ResourceSharer):  # type: ignore[name-defined,mis
         """Tell whether nobody closed what it listens at."""
         try:
             return os.fstat(self._listener.fileno()).st_ino == self._inode
-        except OSError:
-            return False
+        except OSError as error:
+            return error.errno != errno.EBADF
 
     def _afterfork(self) -> None:
         if self._listener is not None and not self._is_listening():

@@ -677,12 +677,13 @@ def test_many(run):
     out = run(
         """
         import collections, os, signal, memfd
+        me = os.getpid()
         here, there = os.pipe()
         pids = []
         for number in range(100):
             pid = os.fork()
             if not pid:
-                files = [memfd.create(f"many {number}") for _ in range(100)]
+                files = [memfd.create(f"many {me} {number}") for _ in range(100)]
                 os.write(there, b"x")
                 signal.pause()
             pids.append(pid)
@@ -690,7 +691,7 @@ def test_many(run):
             got = 0
             while got < len(pids):
                 got += len(os.read(here, 1000))
-            rows = memfd.ls(name="many *")["memfds"]
+            rows = memfd.ls(name=f"many {me} *")["memfds"]
             print(len(rows), len({row["inode"] for row in rows}))
             print(set(collections.Counter(row["name"] for row in rows).values()))
             print({tuple(row["seals"]) for row in rows})

@@ -10,8 +10,8 @@ A request names the ``operation``, the ``fault`` (null, or a call, its position 
 error), whether another thread ``forks`` meanwhile, and what the child told when it went
 as ``usual`` (null: not known yet).  Instead of a fault there may be a ``condition``, a
 name of conditions.py and its argument; nobody is asked then.  The answer has the ``calls``
-that were made, whether the fault has ``fired``, what the ``child`` told, and how it
-``ended``.
+that were made, and which of them the thread of the operation made on its ``own``, whether
+the fault has ``fired``, what the ``child`` told, and how it ``ended``.
 """
 
 import collections
@@ -109,6 +109,7 @@ def trial(operation, fault=None, forks=False, usual=None, condition=None):
         ended = "hung"
     return {
         "calls": watched.calls,
+        "own": watched.own,
         "fired": watched.fired,
         "child": watched.told,
         "ended": ended,
@@ -123,7 +124,7 @@ class Watched:
         self.pid, self.control = pid, control
         self.fault = None if fault is None else tuple(fault)
         self.listener = None
-        self.calls, self.counts, self.threads = [], {}, {}
+        self.calls, self.own, self.counts, self.threads = [], [], {}, {}
         self.told, self.fired, self.hung, self.is_counting = None, False, False, True
 
     def close(self):
@@ -171,6 +172,8 @@ class Watched:
             label = calls.label(call, arguments)
             if label is not None:
                 self.calls.append(label)
+                if thread == self.pid:
+                    self.own.append(label)
                 count = self.counts[label] = self.counts.get(label, 0) + 1
                 if self.fault is not None and self.fault[:2] == (label, count):
                     error, flags = -getattr(errno, self.fault[2]), 0

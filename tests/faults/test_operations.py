@@ -99,7 +99,8 @@ def test_each_call_fails(template, operation, usual, thorough, record, judge):
         if problem is not None:
             wrong.append(f"{call} {position} {error}: {problem}")
     assert not wrong, "\n".join([*wrong, template.said()])
-    assert fired == set(usual["calls"])
+    # When the threads that go on make theirs is not known.
+    assert fired >= set(usual["own" if operation.lasting else "calls"])
 
 
 def test_while_another_thread_forks(template, operation, usual, thorough, judge):
