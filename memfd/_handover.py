@@ -1,8 +1,7 @@
 """Handing over: memfds that were sent through multiprocessing and wait to be fetched.
 
 Every message carries a slip, with which a process of the same user fetches the memfd
-through /proc, and a ticket of a resource sharer, as multiprocessing has one, for all
-others.
+through /proc, and a ticket for all others.
 """
 
 from __future__ import annotations
@@ -16,21 +15,18 @@ import os
 import resource
 import select
 import signal
-import socket
 import threading
 import time
-from multiprocessing import context, process, reduction, resource_sharer, util
+from multiprocessing import context, process, reduction, util
 
-from memfd import _file, _loan
+from memfd import _file, _loan, _ticket
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from typing import Any, TypeAlias
+    from typing import Any
 
     from memfd._file import Memfd
-
-    Ticket: TypeAlias = tuple[Any, int]
+    from memfd._ticket import Ticket
 
 _MAX_AGE = 600.0  # seconds after which a message may be given up
 _LINGER = 10.0  # seconds that a child waits at its end for its messages to be read
@@ -38,8 +34,6 @@ _PAUSE = 0.02  # seconds between two looks at the pipe, where nothing is sent me
 _FEW = 16  # messages for which the pipe need not be looked at: the thread does so soon
 _MANY, _MOST = 64, 1024  # messages that may wait in any case, and for _MAX_AGE only
 _MOST_ARGUMENTS = 200  # that a process inherits; a fork server passes on few more
-_PATIENCE = 10.0  # seconds after which who comes with a ticket is sent away
-_ANSWER = 60.0  # seconds after which a sender that does not answer counts as gone
 
 # The number of each slip that was not given back, oldest first: what is kept for it, since
 # when, and the key of its ticket.
@@ -93,7 +87,7 @@ def take(slip: bytes | None, ticket: Any, name: str) -> Memfd:
         # The message is lost, the memory need not be.
         _loan.give_back(slip)  # guard: given back by who fails
         raise
-    fd = _redeemed(ticket, name)
+    fd = _ticket.redeem(ticket, name)
     if not _loan.is_numbered(slip, fd):  # guard: ticket for another file
         os.close(fd)
         raise ConnectionError(
@@ -107,7 +101,7 @@ def give_back(slip: bytes, ticket: Ticket) -> None:
     if not _loan.give_back(slip):  # guard: given back by ticket
         # The ticket does as well, unless the sender is gone, or knows it.
         with contextlib.suppress(OSError, RuntimeError, multiprocessing.ProcessError):
-            os.close(_redeemed(ticket, ""))
+            os.close(_ticket.redeem(ticket, ""))
 
 
 def collect() -> None:
@@ -119,7 +113,7 @@ def collect() -> None:
     if desk is not None:
         for entry in desk.read(_pending):
             if entry is not None:
-                _sharer._cache.pop(entry[2], None)
+                _ticket.sharer.forget(entry[2])
         if desk.fileno() == -1:  # somebody closed it
             _desk = None
 
@@ -177,7 +171,7 @@ def _lend(memfd: Memfd) -> tuple[bytes, Ticket]:
     loan = _loan_of(memfd)
     number, slip = desk.write(loan, memfd)
     entry = _pending[number] = [loan, time.monotonic(), None]
-    ticket = _sharer.register(
+    ticket = _ticket.sharer.register(
         functools.partial(_send, number), functools.partial(_pending.pop, number, None)
     )
     entry[2] = ticket[1]
@@ -233,7 +227,7 @@ def _send(number: int, connection: Any, pid: int) -> None:
 def _forget(number: int) -> None:
     entry = _pending.pop(number, None)
     if entry is not None:
-        _sharer._cache.pop(entry[2], None)
+        _ticket.sharer.forget(entry[2])
 
 
 def _give_up() -> None:
@@ -245,34 +239,6 @@ def _give_up() -> None:
         _forget(number)
 
 
-def _redeemed(ticket: Ticket, name: str) -> int:
-    """Return the descriptor from the resource sharer of the sender."""
-    try:
-        return _sharer.redeem(ticket)
-    except RuntimeError as error:  # the descriptor was cut off
-        raise OSError(
-            errno.EMFILE,
-            f"{os.strerror(errno.EMFILE)}: no descriptor is left for memfd {name!r}",
-        ) from error
-    except TimeoutError:  # what signal handlers like to raise
-        raise
-    # Whoever took the address of a sender that is gone says what he likes, and some
-    # versions of multiprocessing take it with an assertion, or an OSError without errno.
-    except (
-        AssertionError,
-        EOFError,
-        OSError,  # guard: answer that is cut off
-        multiprocessing.ProcessError,
-    ) as error:
-        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
-            raise
-        raise ConnectionError(
-            f"memfd {name!r} cannot be received: the process that sent it is gone, or "
-            "this message was received before, or waited for too long; a sender has to "
-            "live until its message is read"
-        ) from error
-
-
 def _adopted(fd: int, name: str) -> Memfd:
     try:
         memfd = _file.adopt(fd)
@@ -281,130 +247,6 @@ def _adopted(fd: int, name: str) -> Memfd:
         raise
     memfd.name = name
     return memfd
-
-
-class _Sharer(resource_sharer._ResourceSharer):  # type: ignore[name-defined,misc]
-    """The resource sharer of multiprocessing, at an address that every user reaches.
-
-    Who asks has to know the authkey.  The address is abstract, in no folder: there is none
-    that only its owner may enter, and none is left where a process is killed.
-    """
-
-    _listener: Any
-    _address: Any
-
-    def _start(self) -> None:
-        listener = socket.socket(socket.AF_UNIX)
-        try:
-            listener.bind(f"\0memfd-{os.urandom(16).hex()}")
-            listener.listen(128)
-            address = listener.getsockname()
-            self._inode = os.fstat(listener.fileno()).st_ino
-        except BaseException:
-            listener.close()
-            raise
-        # Nothing is set before all is there: with an address it counts as started.
-        self._authkey = process.current_process().authkey
-        self._listener, self._address = listener, address
-        self._thread = threading.Thread(target=self._serve, daemon=True)
-        with contextlib.suppress(RuntimeError):  # the interpreter is ending
-            self._thread.start()
-
-    def _serve(self) -> None:
-        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-        while self._is_listening():
-            try:
-                self.answer()
-            except Exception:
-                # Who asked learns that it got nothing.  Without a descriptor left, the
-                # next one would fail at once.
-                time.sleep(_PAUSE)
-        with self._lock:
-            self._listener.detach()
-            self._listener = self._address = None
-
-    def _is_listening(self) -> bool:
-        """Tell whether nobody closed what it listens at."""
-        try:
-            return os.fstat(self._listener.fileno()).st_ino == self._inode
-        except OSError as error:
-            return error.errno != errno.EBADF
-
-    def _afterfork(self) -> None:
-        if self._listener is not None and not self._is_listening():
-            self._listener.detach()
-        super()._afterfork()
-
-    def is_served(self) -> bool:
-        """Tell whether there is no need to call `answer`."""
-        return self._listener is None or self._thread.is_alive()
-
-    @staticmethod
-    def redeem(ticket: Ticket) -> int:
-        """Return the descriptor that a ticket is for, asked for at its address."""
-        address, number = ticket
-        key = _key_of(address, process.current_process().authkey)
-        with socket.socket(socket.AF_UNIX) as asked:
-            asked.settimeout(_ANSWER)
-            try:
-                asked.connect(address)
-            except TimeoutError as error:
-                raise ConnectionError(error.errno, str(error)) from error
-            asked.setblocking(True)
-            with _connection(asked, _ANSWER) as connection:
-                multiprocessing.connection.answer_challenge(connection, key)
-                multiprocessing.connection.deliver_challenge(connection, key)
-                connection.send((number, os.getpid()))
-                return reduction.recv_handle(connection)
-
-    def answer(self) -> None:
-        """Send what one ticket is for, unless it was redeemed before."""
-        accepted, _ = self._listener.accept()
-        key = _key_of(self._address, self._authkey)
-        with accepted, _connection(accepted, _PATIENCE) as connection:
-            multiprocessing.connection.deliver_challenge(connection, key)
-            multiprocessing.connection.answer_challenge(connection, key)
-            number, pid = connection.recv()
-            send, close = self._cache.pop(number, (None, None))
-            if send is not None:
-                try:
-                    send(connection, pid)
-                finally:
-                    close()
-
-
-@contextlib.contextmanager
-def _connection(sock: socket.socket, seconds: float) -> Iterator[Any]:
-    """Yield a connection of multiprocessing over a socket, which is shut in the end.
-
-    Strangers can be at both ends, and say nothing, or little at a time.
-    """
-    timer = threading.Timer(seconds, _hang_up, (sock,))
-    timer.daemon = True
-    with multiprocessing.connection.Connection(os.dup(sock.fileno())) as connection:
-        timer.start()
-        try:
-            yield connection
-        finally:
-            timer.cancel()
-
-
-def _hang_up(sock: socket.socket) -> None:
-    with contextlib.suppress(OSError):  # it was answered meanwhile
-        sock.shutdown(socket.SHUT_RDWR)
-
-
-def _key_of(address: bytes, authkey: bytes) -> bytes:
-    """Return the key for one address, whose owner may be gone, and another user there.
-
-    Who passes on there what is asked and answered gets nowhere at another address.
-    """
-    import hmac  # as late as multiprocessing does, since few ever come with a ticket
-
-    return hmac.digest(authkey, address, "sha256")  # guard: key -> return authkey
-
-
-_sharer = _Sharer()
 
 
 # --- while nothing is sent ------------------------------------------------------------
@@ -445,8 +287,8 @@ def linger() -> bool:
     end = time.monotonic() + _LINGER
     # loky does not tell how to wait for its parent.
     ends: list[Any] = [parent.sentinel] * (parent.sentinel is not None)
-    if not _sharer.is_served():
-        ends.append(_sharer._listener)
+    if not _ticket.sharer.is_served():
+        ends.append(_ticket.sharer.listener)
     while pending():
         left = end - time.monotonic()
         pipe = given_back()
@@ -458,9 +300,9 @@ def linger() -> bool:
         ready = multiprocessing.connection.wait([*ends, pipe], min(left, 0.1))
         if parent.sentinel in ready:
             return False  # nobody is left
-        if _sharer._listener in ready:
+        if _ticket.sharer.listener in ready:
             with contextlib.suppress(Exception):
-                _sharer.answer()
+                _ticket.sharer.answer()
     return True
 
 
@@ -493,7 +335,7 @@ def _begin_anew() -> None:
     _opening = threading.Lock()  # a thread of the parent may have had it
     _is_staying = False
     _starting.clear()
-    _sharer._afterfork()  # guard: tickets of a parent
+    _ticket.sharer._afterfork()  # guard: tickets of a parent
     _pending.clear()  # also what had no ticket yet
     if _desk is not None:
         _desk.close()

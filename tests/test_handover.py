@@ -15,7 +15,7 @@ START = """
 import ctypes, multiprocessing, os, pickle, signal, struct, sys, time
 import numpy as np
 import memfd
-from memfd import _handover, _loan
+from memfd import _handover, _loan, _ticket
 from multiprocessing.reduction import ForkingPickler
 
 FIELDS = "16sQQQQQqqiiiiii"
@@ -86,7 +86,7 @@ def test_the_way_is_proc(play):
     """What arrives has a description of its own, close-on-exec, and needed no service."""
     play("""
         here, there = multiprocessing.Pipe()
-        _handover._sharer.redeem = no_ticket
+        _ticket.redeem = no_ticket
         sent = memfd.from_bytes(b"0123456789")
         sent.seek(4)
 
@@ -148,7 +148,7 @@ def test_known_memory_is_not_opened_again(play):
     """A receiver that still maps the same immutable memfd opens nothing, maps nothing."""
     play("""
         here, there = multiprocessing.Pipe()
-        _handover._sharer.redeem = no_ticket
+        _ticket.redeem = no_ticket
         array = memfd.share(np.arange(1000))
 
         def receive():
@@ -873,7 +873,7 @@ def test_a_stranger_in_between(play):
             assert isinstance(error.__cause__, multiprocessing.AuthenticationError)
         else:
             raise SystemExit("no error")
-        assert number in _handover._sharer._cache
+        assert number in _ticket.sharer._cache
     """)
 
 
@@ -917,7 +917,7 @@ def test_a_silent_stranger(play, accepts):
     """At the address of a sender that is gone, that is a ConnectionError after a while."""
     play(f"""
         import contextlib, socket
-        _handover._ANSWER = 0.5
+        _ticket._ANSWER = 0.5
         sent = memfd.from_bytes(b"data")
         slip, (_, number), name = changed(sent, LOAN=10_000, ORIGINAL=10_000)
         with socket.socket(socket.AF_UNIX) as stranger, contextlib.ExitStack() as stack:
@@ -942,18 +942,18 @@ def test_a_stranger_who_says_nothing(play):
     """It keeps others from their memfds for a bounded time only."""
     play("""
         import signal, socket, threading
-        _handover._PATIENCE = 1
+        _ticket._PATIENCE = 1
         here, there = multiprocessing.Pipe()
         _loan.fetch = lambda cls, slip: None
         here.send(memfd.from_bytes(b"data"))
         with socket.socket(socket.AF_UNIX) as stranger:
-            stranger.connect(_handover._sharer._address)
+            stranger.connect(_ticket.sharer._address)
             assert there.recv().read() == b"data"
 
         here.send(memfd.from_bytes(b"more"))
         signal.alarm(20)
         with socket.socket(socket.AF_UNIX) as stranger:
-            stranger.connect(_handover._sharer._address)
+            stranger.connect(_ticket.sharer._address)
             gone = threading.Event()
 
             def drip():

@@ -32,7 +32,6 @@ from harness import hostile
 
 import memfd
 from memfd import (
-    _handover,
     _loan,
     _npy,
     _objects,
@@ -41,6 +40,7 @@ from memfd import (
     _share,
     _shell,
     _table,
+    _ticket,
 )
 
 try:
@@ -760,7 +760,7 @@ _SAID = (
 def sharer():
     """Return a sharer that answers only when it is told to, with one ticket."""
 
-    class Sharer(_handover._Sharer):
+    class Sharer(_ticket.Sharer):
         def _serve(self):
             pass
 
@@ -828,7 +828,7 @@ def squatter(data):
     said[:] = [data[:4096]]
     ticket = listener.getsockname(), 1
     try:
-        _handover._redeemed(ticket, "name")
+        _ticket.redeem(ticket, "name")
     except ConnectionError:
         is_redeemed = False
     else:

@@ -1,0 +1,189 @@
+"""Tickets: a descriptor of another process, which is asked for at its address.
+
+It is the way of those who cannot open what /proc shows of the other process.  It needs a
+thread there, and two processes that know the same authkey.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import multiprocessing.connection
+import os
+import signal
+import socket
+import threading
+import time
+from multiprocessing import process, reduction, resource_sharer
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any, TypeAlias
+
+    Ticket: TypeAlias = tuple[Any, int]
+
+_PATIENCE = 10.0  # seconds after which who comes with a ticket is sent away
+_ANSWER = 60.0  # seconds after which a sender that does not answer counts as gone
+_REST = 0.02  # seconds until the next is answered, where one could not be
+
+
+class Sharer(resource_sharer._ResourceSharer):  # type: ignore[name-defined,misc]
+    """The resource sharer of multiprocessing, at an address that every user reaches.
+
+    Who asks has to know the authkey.  The address is abstract, in no folder: there is none
+    that only its owner may enter, and none is left where a process is killed.
+    """
+
+    _listener: Any
+    _address: Any
+
+    def _start(self) -> None:
+        listener = socket.socket(socket.AF_UNIX)
+        try:
+            listener.bind(f"\0memfd-{os.urandom(16).hex()}")
+            listener.listen(128)
+            address = listener.getsockname()
+            self._inode = os.fstat(listener.fileno()).st_ino
+        except BaseException:
+            listener.close()
+            raise
+        # Nothing is set before all is there: with an address it counts as started.
+        self._authkey = process.current_process().authkey
+        self._listener, self._address = listener, address
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        with contextlib.suppress(RuntimeError):  # the interpreter is ending
+            self._thread.start()
+
+    def _serve(self) -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        while self._is_listening():
+            try:
+                self.answer()
+            except Exception:
+                # Who asked learns that it got nothing.  Without a descriptor left, the
+                # next one would fail at once.
+                time.sleep(_REST)
+        with self._lock:
+            self._listener.detach()
+            self._listener = self._address = None
+
+    def _is_listening(self) -> bool:
+        """Tell whether nobody closed what it listens at."""
+        try:
+            return os.fstat(self._listener.fileno()).st_ino == self._inode
+        except OSError as error:
+            return error.errno != errno.EBADF
+
+    def _afterfork(self) -> None:
+        if self._listener is not None and not self._is_listening():
+            self._listener.detach()
+        super()._afterfork()
+
+    def is_served(self) -> bool:
+        """Tell whether there is no need to call `answer`."""
+        return self._listener is None or self._thread.is_alive()
+
+    def forget(self, number: int | None) -> None:
+        """Answer a ticket no more."""
+        self._cache.pop(number, None)
+
+    @property
+    def listener(self) -> Any:
+        """Where those with a ticket come, for who calls `answer` when they do."""
+        return self._listener
+
+    def answer(self) -> None:
+        """Send what one ticket is for, unless it was redeemed before."""
+        accepted, _ = self._listener.accept()
+        key = _key_of(self._address, self._authkey)
+        with accepted, _connection(accepted, _PATIENCE) as connection:
+            multiprocessing.connection.deliver_challenge(connection, key)
+            multiprocessing.connection.answer_challenge(connection, key)
+            number, pid = connection.recv()
+            send, close = self._cache.pop(number, (None, None))
+            if send is not None:
+                try:
+                    send(connection, pid)
+                finally:
+                    close()
+
+
+sharer = Sharer()
+
+
+def redeem(ticket: Ticket, name: str) -> int:
+    """Return the descriptor from the resource sharer of the sender."""
+    try:
+        return _asked_for(ticket)
+    except RuntimeError as error:  # the descriptor was cut off
+        raise OSError(
+            errno.EMFILE,
+            f"{os.strerror(errno.EMFILE)}: no descriptor is left for memfd {name!r}",
+        ) from error
+    except TimeoutError:  # what signal handlers like to raise
+        raise
+    # Whoever took the address of a sender that is gone says what he likes, and some
+    # versions of multiprocessing take it with an assertion, or an OSError without errno.
+    except (
+        AssertionError,
+        EOFError,
+        OSError,  # guard: answer that is cut off
+        multiprocessing.ProcessError,
+    ) as error:
+        if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+            raise
+        raise ConnectionError(
+            f"memfd {name!r} cannot be received: the process that sent it is gone, or "
+            "this message was received before, or waited for too long; a sender has to "
+            "live until its message is read"
+        ) from error
+
+
+def _asked_for(ticket: Ticket) -> int:
+    """Return the descriptor that a ticket is for, asked for at its address."""
+    address, number = ticket
+    key = _key_of(address, process.current_process().authkey)
+    with socket.socket(socket.AF_UNIX) as asked:
+        asked.settimeout(_ANSWER)
+        try:
+            asked.connect(address)
+        except TimeoutError as error:
+            raise ConnectionError(error.errno, str(error)) from error
+        asked.setblocking(True)
+        with _connection(asked, _ANSWER) as connection:
+            multiprocessing.connection.answer_challenge(connection, key)
+            multiprocessing.connection.deliver_challenge(connection, key)
+            connection.send((number, os.getpid()))
+            return reduction.recv_handle(connection)
+
+
+@contextlib.contextmanager
+def _connection(sock: socket.socket, seconds: float) -> Iterator[Any]:
+    """Yield a connection of multiprocessing over a socket, which is shut in the end.
+
+    Strangers can be at both ends, and say nothing, or little at a time.
+    """
+    timer = threading.Timer(seconds, _hang_up, (sock,))
+    timer.daemon = True
+    with multiprocessing.connection.Connection(os.dup(sock.fileno())) as connection:
+        timer.start()
+        try:
+            yield connection
+        finally:
+            timer.cancel()
+
+
+def _hang_up(sock: socket.socket) -> None:
+    with contextlib.suppress(OSError):  # it was answered meanwhile
+        sock.shutdown(socket.SHUT_RDWR)
+
+
+def _key_of(address: bytes, authkey: bytes) -> bytes:
+    """Return the key for one address, whose owner may be gone, and another user there.
+
+    Who passes on there what is asked and answered gets nowhere at another address.
+    """
+    import hmac  # as late as multiprocessing does, since few ever come with a ticket
+
+    return hmac.digest(authkey, address, "sha256")  # guard: key -> return authkey
