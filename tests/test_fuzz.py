@@ -3,6 +3,7 @@
 `.ci/fuzz` looks for more of those.
 """
 
+import importlib.util
 import json
 import pathlib
 
@@ -51,6 +52,8 @@ def test_inputs_that_were_kept(run, target):
         files += (FOLDER / "found" / target).iterdir()
     assert json.loads(output) == {target: len(files)}
     assert files
+    if target == "arrays" and importlib.util.find_spec("safetensors") is None:
+        pytest.skip("passed, but nothing was compared: safetensors is not installed")
 
 
 def test_each_target_has_inputs(run):
