@@ -5,6 +5,7 @@
 
 #include <Python.h>
 #include <stdio.h>
+#include <sys/prctl.h>
 
 /* A file of reports for each process, as nobody may read what it prints.  An abort, as tests
    expect exit codes; and those of tests are not changed by what is only reported.  NumPy may
@@ -31,7 +32,8 @@ const char *__tsan_default_options(void)
     return COMMON ":die_after_fork=0:ignore_noninstrumented_modules=1:history_size=4";
 }
 
-/* Under strace, the search for leaks cannot stop the threads, and would end the process. */
+/* Under strace, or where this has become another user, the search for leaks cannot stop the
+   threads, and would end the process. */
 int __lsan_is_turned_off(void)
 {
     char line[256];
@@ -42,7 +44,7 @@ int __lsan_is_turned_off(void)
     while (fgets(line, sizeof(line), status) && sscanf(line, "TracerPid: %d", &tracer) != 1)
         ;
     fclose(status);
-    return tracer != 0;
+    return tracer != 0 || prctl(PR_GET_DUMPABLE, 0, 0, 0, 0) != 1;
 }
 
 int main(int argc, char **argv)
