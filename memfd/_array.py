@@ -15,13 +15,31 @@ from memfd._seal import Seal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from typing import Any, Self, SupportsIndex
+    from collections.abc import Callable, Iterator
+    from typing import Any, Self, SupportsIndex, TypeVar, overload
 
     import numpy.typing as npt
 
     from memfd._file import Memfd
-    from memfd._types import AnyOrder, Mode, Name, Order, Shape
+    from memfd._types import (
+        AnyOrder,
+        AnyShape,
+        DTypeOf,
+        DTypeT,
+        DTypeT_co,
+        Mode,
+        Name,
+        Order,
+        Part,
+        ScalarT,
+        Shape,
+        ShapeT,
+        ShapeT_co,
+    )
+
+    _Function = TypeVar("_Function")
+else:
+    ShapeT_co, DTypeT_co = tuple, np.dtype
 
 FIXED_SIZE = Seal.SHRINK | Seal.GROW
 _MOST = (
@@ -29,8 +47,7 @@ _MOST = (
 )  # bytes of an array, so that its header fits into the file
 
 
-# NumPy's types want arguments here before NumPy 2.3.
-class Array(np.ndarray):  # type: ignore[type-arg, unused-ignore]
+class Array(np.ndarray[ShapeT_co, DTypeT_co]):
     """A NumPy array whose memory is a memfd.
 
     Made by `share`, `empty`, `zeros`, `full`, `freeze` and `attach`.  Views of it are
@@ -65,12 +82,32 @@ class Array(np.ndarray):  # type: ignore[type-arg, unused-ignore]
         memory = memory_of(self)
         return None if memory is None else memory.memfd
 
+    if TYPE_CHECKING:
+
+        @overload  # type: ignore[override, unused-ignore]  # a view is an Array, too
+        def __getitem__(
+            self, key: npt.NDArray[Any], /
+        ) -> np.ndarray[AnyShape, DTypeT_co]: ...
+        @overload
+        def __getitem__(
+            self, key: SupportsIndex | tuple[SupportsIndex, ...], /
+        ) -> Any: ...
+        @overload
+        def __getitem__(
+            self, key: Part | tuple[Part | SupportsIndex, ...], /
+        ) -> Array[AnyShape, DTypeT_co]: ...
+        @overload
+        def __getitem__(self, key: str | list[str], /) -> Array[ShapeT_co]: ...
+        @overload
+        def __getitem__(self, key: Any, /) -> np.ndarray[AnyShape, DTypeT_co]: ...
+        def __getitem__(self, key: Any, /) -> Any: ...
+
     def __iter__(self) -> Iterator[Any]:
         # Left alone, CPython looks up and calls __getitem__ by name for each row.
         if self.ndim == 0:
             raise TypeError("iteration over a 0-d array")
         rows = itertools.repeat(self), range(len(self))
-        return map(operator.getitem, *rows)  # type: ignore[arg-type]  # overloaded
+        return map(operator.getitem, *rows)
 
     def __array_wrap__(
         self,
@@ -173,6 +210,11 @@ def map_memory(memfd: Memfd, mode: Mode) -> Memory:
     return memory
 
 
+def _typed_as(like: _Function) -> Callable[[object], _Function]:
+    """Say that a function is called as another, which has overloads."""
+    return lambda function: function  # type: ignore[return-value]
+
+
 def layout(
     shape: Shape, dtype: npt.DTypeLike | None, order: Order
 ) -> tuple[np.dtype[Any], tuple[int, ...], bytes, int]:
@@ -190,6 +232,73 @@ def layout(
     if nbytes > _MOST:  # guard: bytes beyond C
         raise ValueError(f"shape {shape} of {dtype} needs {nbytes} bytes, too many")
     return dtype, shape, header, nbytes
+
+
+if TYPE_CHECKING:
+
+    @overload
+    def empty(
+        shape: SupportsIndex,
+        dtype: None = ...,
+        order: Order = ...,
+        *,
+        populate: bool = ...,
+        name: Name | None = ...,
+    ) -> Array[tuple[int], np.dtype[np.float64]]: ...
+    @overload
+    def empty(
+        shape: SupportsIndex,
+        dtype: DTypeOf[ScalarT],
+        order: Order = ...,
+        *,
+        populate: bool = ...,
+        name: Name | None = ...,
+    ) -> Array[tuple[int], np.dtype[ScalarT]]: ...
+    @overload
+    def empty(
+        shape: ShapeT,
+        dtype: None = ...,
+        order: Order = ...,
+        *,
+        populate: bool = ...,
+        name: Name | None = ...,
+    ) -> Array[ShapeT, np.dtype[np.float64]]: ...
+    @overload
+    def empty(
+        shape: ShapeT,
+        dtype: DTypeOf[ScalarT],
+        order: Order = ...,
+        *,
+        populate: bool = ...,
+        name: Name | None = ...,
+    ) -> Array[ShapeT, np.dtype[ScalarT]]: ...
+    @overload
+    def empty(
+        shape: Shape,
+        dtype: None = ...,
+        order: Order = ...,
+        *,
+        populate: bool = ...,
+        name: Name | None = ...,
+    ) -> Array[AnyShape, np.dtype[np.float64]]: ...
+    @overload
+    def empty(
+        shape: Shape,
+        dtype: DTypeOf[ScalarT],
+        order: Order = ...,
+        *,
+        populate: bool = ...,
+        name: Name | None = ...,
+    ) -> Array[AnyShape, np.dtype[ScalarT]]: ...
+    @overload
+    def empty(
+        shape: Shape,
+        dtype: npt.DTypeLike | None = ...,
+        order: Order = ...,
+        *,
+        populate: bool = ...,
+        name: Name | None = ...,
+    ) -> Array: ...
 
 
 def empty(
@@ -262,6 +371,7 @@ def empty(
     return view(memory, dtype, shape, len(header), order=order)
 
 
+@_typed_as(empty)
 def zeros(
     shape: Shape,
     dtype: npt.DTypeLike | None = float,
@@ -299,6 +409,70 @@ def zeros(
     [0, 0, 0]
     """
     return empty(shape, dtype, order, populate=populate, name=name)
+
+
+if TYPE_CHECKING:
+
+    @overload
+    def full(
+        shape: SupportsIndex,
+        fill_value: npt.ArrayLike,
+        dtype: DTypeOf[ScalarT],
+        order: Order = ...,
+        *,
+        populate: bool = ...,
+        name: Name | None = ...,
+    ) -> Array[tuple[int], np.dtype[ScalarT]]: ...
+    @overload
+    def full(
+        shape: ShapeT,
+        fill_value: npt.ArrayLike,
+        dtype: DTypeOf[ScalarT],
+        order: Order = ...,
+        *,
+        populate: bool = ...,
+        name: Name | None = ...,
+    ) -> Array[ShapeT, np.dtype[ScalarT]]: ...
+    @overload
+    def full(
+        shape: Shape,
+        fill_value: npt.ArrayLike,
+        dtype: DTypeOf[ScalarT],
+        order: Order = ...,
+        *,
+        populate: bool = ...,
+        name: Name | None = ...,
+    ) -> Array[AnyShape, np.dtype[ScalarT]]: ...
+    @overload
+    def full(
+        shape: SupportsIndex,
+        fill_value: ScalarT,
+        dtype: None = ...,
+        order: Order = ...,
+        *,
+        populate: bool = ...,
+        name: Name | None = ...,
+    ) -> Array[tuple[int], np.dtype[ScalarT]]: ...
+    @overload
+    def full(
+        shape: ShapeT,
+        fill_value: ScalarT,
+        dtype: None = ...,
+        order: Order = ...,
+        *,
+        populate: bool = ...,
+        name: Name | None = ...,
+    ) -> Array[ShapeT, np.dtype[ScalarT]]: ...
+    @overload
+    def full(
+        shape: Shape,
+        fill_value: npt.ArrayLike,
+        dtype: npt.DTypeLike | None = ...,
+        order: Order = ...,
+        *,
+        populate: bool = ...,
+        name: Name | None = ...,
+    ) -> Array: ...
 
 
 def full(
@@ -345,6 +519,60 @@ def full(
     return array
 
 
+if TYPE_CHECKING:
+
+    @overload
+    def empty_like(
+        prototype: np.ndarray[ShapeT, DTypeT],
+        dtype: None = ...,
+        order: AnyOrder = ...,
+        *,
+        shape: None = ...,
+        populate: bool = ...,
+        name: Name | None = ...,
+    ) -> Array[ShapeT, DTypeT]: ...
+    @overload
+    def empty_like(
+        prototype: np.ndarray[ShapeT, np.dtype[Any]],
+        dtype: DTypeOf[ScalarT],
+        order: AnyOrder = ...,
+        *,
+        shape: None = ...,
+        populate: bool = ...,
+        name: Name | None = ...,
+    ) -> Array[ShapeT, np.dtype[ScalarT]]: ...
+    @overload
+    def empty_like(
+        prototype: np.ndarray[Any, DTypeT],
+        dtype: None = ...,
+        order: AnyOrder = ...,
+        *,
+        shape: Shape | None = ...,
+        populate: bool = ...,
+        name: Name | None = ...,
+    ) -> Array[AnyShape, DTypeT]: ...
+    @overload
+    def empty_like(
+        prototype: npt.ArrayLike,
+        dtype: DTypeOf[ScalarT],
+        order: AnyOrder = ...,
+        *,
+        shape: Shape | None = ...,
+        populate: bool = ...,
+        name: Name | None = ...,
+    ) -> Array[AnyShape, np.dtype[ScalarT]]: ...
+    @overload
+    def empty_like(
+        prototype: npt.ArrayLike,
+        dtype: npt.DTypeLike | None = ...,
+        order: AnyOrder = ...,
+        *,
+        shape: Shape | None = ...,
+        populate: bool = ...,
+        name: Name | None = ...,
+    ) -> Array: ...
+
+
 def empty_like(
     prototype: npt.ArrayLike,
     dtype: npt.DTypeLike | None = None,
@@ -382,6 +610,7 @@ def empty_like(
     return empty(shape, dtype, order, populate=populate, name=name)
 
 
+@_typed_as(empty_like)
 def zeros_like(
     prototype: npt.ArrayLike,
     dtype: npt.DTypeLike | None = None,
@@ -417,6 +646,65 @@ def zeros_like(
     """
     shape, dtype, order = _like(prototype, dtype, order, shape)
     return empty(shape, dtype, order, populate=populate, name=name)
+
+
+if TYPE_CHECKING:
+
+    @overload
+    def full_like(
+        prototype: np.ndarray[ShapeT, DTypeT],
+        fill_value: npt.ArrayLike,
+        dtype: None = ...,
+        order: AnyOrder = ...,
+        *,
+        shape: None = ...,
+        populate: bool = ...,
+        name: Name | None = ...,
+    ) -> Array[ShapeT, DTypeT]: ...
+    @overload
+    def full_like(
+        prototype: np.ndarray[ShapeT, np.dtype[Any]],
+        fill_value: npt.ArrayLike,
+        dtype: DTypeOf[ScalarT],
+        order: AnyOrder = ...,
+        *,
+        shape: None = ...,
+        populate: bool = ...,
+        name: Name | None = ...,
+    ) -> Array[ShapeT, np.dtype[ScalarT]]: ...
+    @overload
+    def full_like(
+        prototype: np.ndarray[Any, DTypeT],
+        fill_value: npt.ArrayLike,
+        dtype: None = ...,
+        order: AnyOrder = ...,
+        *,
+        shape: Shape | None = ...,
+        populate: bool = ...,
+        name: Name | None = ...,
+    ) -> Array[AnyShape, DTypeT]: ...
+    @overload
+    def full_like(
+        prototype: npt.ArrayLike,
+        fill_value: npt.ArrayLike,
+        dtype: DTypeOf[ScalarT],
+        order: AnyOrder = ...,
+        *,
+        shape: Shape | None = ...,
+        populate: bool = ...,
+        name: Name | None = ...,
+    ) -> Array[AnyShape, np.dtype[ScalarT]]: ...
+    @overload
+    def full_like(
+        prototype: npt.ArrayLike,
+        fill_value: npt.ArrayLike,
+        dtype: npt.DTypeLike | None = ...,
+        order: AnyOrder = ...,
+        *,
+        shape: Shape | None = ...,
+        populate: bool = ...,
+        name: Name | None = ...,
+    ) -> Array: ...
 
 
 def full_like(

@@ -29,7 +29,7 @@ _DTYPES = {name: np.dtype(text) for name, text in _TYPES.items()}
 _NAMES = {text: name for name, text in _TYPES.items()}
 
 
-class ArrayDict(collections.abc.Mapping):  # type: ignore[type-arg]
+class ArrayDict(collections.abc.Mapping[str, "Array"]):
     """Arrays by name, all in one memfd: a read-only mapping.
 
     Made by `share` of a dict, and by `attach`.  Each `Array` is made when it is asked for,
@@ -79,8 +79,13 @@ class ArrayDict(collections.abc.Mapping):  # type: ignore[type-arg]
         return name in self._table.entries
 
     # As for arrays, comparing contents is not one yes or no.
-    __eq__ = object.__eq__
-    __hash__ = object.__hash__
+    if TYPE_CHECKING:
+
+        def __eq__(self, other: object, /) -> bool: ...
+        def __hash__(self) -> int: ...
+    else:
+        __eq__ = object.__eq__
+        __hash__ = object.__hash__
 
     def __repr__(self) -> str:
         size = _file.readable(self._memory.size)

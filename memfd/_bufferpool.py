@@ -27,12 +27,24 @@ from memfd._array import PooledMemory
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Literal, Self, SupportsIndex, TypeAlias
+    from typing import Any, Literal, Self, SupportsIndex, TypeAlias, overload
 
+    import numpy as np
     import numpy.typing as npt
 
     from memfd._array import Array
-    from memfd._types import AnyOrder, Huge, Name, Order, Shape
+    from memfd._types import (
+        AnyOrder,
+        AnyShape,
+        DTypeOf,
+        DTypeT,
+        Huge,
+        Name,
+        Order,
+        ScalarT,
+        Shape,
+        ShapeT,
+    )
 
     _WhenFull: TypeAlias = Literal["unpooled", "raise", "wait"]
 
@@ -147,6 +159,49 @@ class BufferPool:
         self._places: list[weakref.ref[_Place]] = []
         self._watches: list[weakref.ref[_block.Watch]] = []
 
+    if TYPE_CHECKING:
+
+        @overload
+        def put(
+            self,
+            array: np.ndarray[ShapeT, DTypeT],
+            *,
+            dtype: None = ...,
+            order: AnyOrder = ...,
+        ) -> Array[ShapeT, DTypeT]: ...
+        @overload
+        def put(
+            self,
+            array: np.ndarray[ShapeT, np.dtype[Any]],
+            *,
+            dtype: DTypeOf[ScalarT],
+            order: AnyOrder = ...,
+        ) -> Array[ShapeT, np.dtype[ScalarT]]: ...
+        @overload
+        def put(
+            self,
+            array: ScalarT,
+            *,
+            dtype: None = ...,
+            order: AnyOrder = ...,
+        ) -> Array[tuple[()], np.dtype[ScalarT]]: ...
+        @overload
+        def put(
+            self,
+            array: npt.ArrayLike,
+            *,
+            dtype: DTypeOf[ScalarT],
+            order: AnyOrder = ...,
+        ) -> Array[AnyShape, np.dtype[ScalarT]]: ...
+        @overload
+        def put(
+            self,
+            array: npt.ArrayLike,
+            *,
+            dtype: npt.DTypeLike | None = ...,
+            order: AnyOrder = ...,
+        ) -> Array: ...
+
     def put(
         self,
         array: npt.ArrayLike,
@@ -211,6 +266,72 @@ class BufferPool:
         return _array.view(
             frame, source.dtype, shape, len(header), order="F" if fortran else "C"
         )
+
+    if TYPE_CHECKING:
+
+        @overload
+        def empty(
+            self,
+            shape: SupportsIndex,
+            dtype: None = ...,
+            order: Order = ...,
+            *,
+            clear: bool = ...,
+        ) -> Array[tuple[int], np.dtype[np.float64]]: ...
+        @overload
+        def empty(
+            self,
+            shape: SupportsIndex,
+            dtype: DTypeOf[ScalarT],
+            order: Order = ...,
+            *,
+            clear: bool = ...,
+        ) -> Array[tuple[int], np.dtype[ScalarT]]: ...
+        @overload
+        def empty(
+            self,
+            shape: ShapeT,
+            dtype: None = ...,
+            order: Order = ...,
+            *,
+            clear: bool = ...,
+        ) -> Array[ShapeT, np.dtype[np.float64]]: ...
+        @overload
+        def empty(
+            self,
+            shape: ShapeT,
+            dtype: DTypeOf[ScalarT],
+            order: Order = ...,
+            *,
+            clear: bool = ...,
+        ) -> Array[ShapeT, np.dtype[ScalarT]]: ...
+        @overload
+        def empty(
+            self,
+            shape: Shape,
+            dtype: None = ...,
+            order: Order = ...,
+            *,
+            clear: bool = ...,
+        ) -> Array[AnyShape, np.dtype[np.float64]]: ...
+        @overload
+        def empty(
+            self,
+            shape: Shape,
+            dtype: DTypeOf[ScalarT],
+            order: Order = ...,
+            *,
+            clear: bool = ...,
+        ) -> Array[AnyShape, np.dtype[ScalarT]]: ...
+        @overload
+        def empty(
+            self,
+            shape: Shape,
+            dtype: npt.DTypeLike | None = ...,
+            order: Order = ...,
+            *,
+            clear: bool = ...,
+        ) -> Array: ...
 
     def empty(
         self,

@@ -288,7 +288,11 @@ class Memfd(io.FileIO):
         )
 
     # The descriptor goes with its owner.
-    __del__ = io.FileIO.close
+    if TYPE_CHECKING:
+
+        def __del__(self) -> None: ...
+    else:
+        __del__ = io.FileIO.close
 
     def _dealloc_warn(self, source: object) -> None:
         """Keep a dropped BufferedReader over this file from warning."""

@@ -41,7 +41,17 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from memfd._file import Memfd
-    from memfd._types import AnyOrder, Huge, Mode, Name
+    from memfd._types import (
+        AnyOrder,
+        AnyShape,
+        DTypeOf,
+        DTypeT,
+        Huge,
+        Mode,
+        Name,
+        ScalarT,
+        ShapeT,
+    )
 
 _SEALED = _core.IMMUTABLE | _core.F_SEAL_SEAL
 
@@ -64,23 +74,67 @@ if TYPE_CHECKING:
     def share(
         array: Mapping[str, npt.ArrayLike],
         *,
-        mode: Literal["r", "r+"] = "r",
-        dtype: npt.DTypeLike | None = None,
-        order: AnyOrder = "K",
-        name: Name | None = None,
-        huge: Huge = "auto",
-        threads: SupportsIndex = 1,
+        mode: Literal["r", "r+"] = ...,
+        dtype: npt.DTypeLike | None = ...,
+        order: AnyOrder = ...,
+        name: Name | None = ...,
+        huge: Huge = ...,
+        threads: SupportsIndex = ...,
     ) -> ArrayDict: ...
+    @overload
+    def share(
+        array: np.ndarray[ShapeT, DTypeT],
+        *,
+        mode: Literal["r", "r+"] = ...,
+        dtype: None = ...,
+        order: AnyOrder = ...,
+        name: Name | None = ...,
+        huge: Huge = ...,
+        threads: SupportsIndex = ...,
+    ) -> Array[ShapeT, DTypeT]: ...
+    @overload
+    def share(
+        array: np.ndarray[ShapeT, np.dtype[Any]],
+        *,
+        mode: Literal["r", "r+"] = ...,
+        dtype: DTypeOf[ScalarT],
+        order: AnyOrder = ...,
+        name: Name | None = ...,
+        huge: Huge = ...,
+        threads: SupportsIndex = ...,
+    ) -> Array[ShapeT, np.dtype[ScalarT]]: ...
+    @overload
+    def share(
+        array: ScalarT,
+        *,
+        mode: Literal["r", "r+"] = ...,
+        dtype: None = ...,
+        order: AnyOrder = ...,
+        name: Name | None = ...,
+        huge: Huge = ...,
+        threads: SupportsIndex = ...,
+    ) -> Array[tuple[()], np.dtype[ScalarT]]: ...
     @overload
     def share(
         array: npt.ArrayLike,
         *,
-        mode: Literal["r", "r+"] = "r",
-        dtype: npt.DTypeLike | None = None,
-        order: AnyOrder = "K",
-        name: Name | None = None,
-        huge: Huge = "auto",
-        threads: SupportsIndex = 1,
+        mode: Literal["r", "r+"] = ...,
+        dtype: DTypeOf[ScalarT],
+        order: AnyOrder = ...,
+        name: Name | None = ...,
+        huge: Huge = ...,
+        threads: SupportsIndex = ...,
+    ) -> Array[AnyShape, np.dtype[ScalarT]]: ...
+    @overload
+    def share(
+        array: npt.ArrayLike,
+        *,
+        mode: Literal["r", "r+"] = ...,
+        dtype: npt.DTypeLike | None = ...,
+        order: AnyOrder = ...,
+        name: Name | None = ...,
+        huge: Huge = ...,
+        threads: SupportsIndex = ...,
     ) -> Array: ...
 
 
@@ -202,6 +256,37 @@ def share(
     return view(memory, source.dtype, source.shape, len(header), order=order)
 
 
+if TYPE_CHECKING:
+
+    @overload
+    def attach(
+        x: np.ndarray[ShapeT, DTypeT],
+        mode: Mode = ...,
+        *,
+        require: Seal | None = ...,
+        max_size: SupportsIndex | None = ...,
+        dense: bool = ...,
+    ) -> Array[ShapeT, DTypeT]: ...
+    @overload
+    def attach(
+        x: ArrayDict,
+        mode: Mode = ...,
+        *,
+        require: Seal | None = ...,
+        max_size: SupportsIndex | None = ...,
+        dense: bool = ...,
+    ) -> ArrayDict: ...
+    @overload
+    def attach(
+        x: Memfd | SupportsIndex | Name,
+        mode: Mode = ...,
+        *,
+        require: Seal | None = ...,
+        max_size: SupportsIndex | None = ...,
+        dense: bool = ...,
+    ) -> Any: ...
+
+
 def attach(
     x: Memfd | SupportsIndex | Name | npt.NDArray[Any] | ArrayDict,
     mode: Mode = "r",
@@ -279,9 +364,11 @@ def attach(
 if TYPE_CHECKING:
 
     @overload
-    def freeze(array: ArrayDict, *, copy: bool = False) -> ArrayDict: ...
+    def freeze(array: ArrayDict, *, copy: bool = ...) -> ArrayDict: ...
     @overload
-    def freeze(array: npt.NDArray[Any], *, copy: bool = False) -> Array: ...
+    def freeze(
+        array: np.ndarray[ShapeT, DTypeT], *, copy: bool = ...
+    ) -> Array[ShapeT, DTypeT]: ...
 
 
 def freeze(
