@@ -1,5 +1,7 @@
 """The `memfd` command."""
 
+from __future__ import annotations
+
 import argparse
 import contextlib
 import errno
@@ -9,6 +11,13 @@ import signal
 import sys
 
 import memfd
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any, NoReturn, TypeAlias
+
+    _Verbs: TypeAlias = argparse._SubParsersAction["_Parser"]
 
 _SIZE = re.compile(r"(\d+)(?:([KMGT])(?:iB)?|B)?", re.IGNORECASE)
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
@@ -28,18 +37,18 @@ _SORTS = "memory", "size", "huge", "holders", "name", "user", "inode"
 class _Parser(argparse.ArgumentParser):
     """A parser that says in one line what is wrong."""
 
-    def parse_known_args(self, args=None, namespace=None):
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         namespace, unknown = super().parse_known_args(args, namespace)
         if unknown:  # else the parser of all verbs would say so, without the verb
             self.error(f"unrecognized arguments: {' '.join(unknown)}")
         return namespace, unknown
 
-    def error(self, message):
+    def error(self, message: str) -> NoReturn:
         code = _RUN_FAILED if self.prog.endswith(" run") else _USAGE
         self.exit(code, f"{self.prog}: error: {message} ({self.prog} --help)\n")
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code.
 
     Parameters
@@ -61,7 +70,7 @@ def main(argv=None):
         return _INTERRUPTED
 
 
-def _run(argv):
+def _run(argv: Sequence[str] | None) -> int:
     """Run a verb; what it refuses is one line on standard error."""
     name, failed = "memfd", 1
     try:
@@ -72,9 +81,9 @@ def _run(argv):
                 failed = _RUN_FAILED
             elif sys.stdout is None:
                 raise OSError(errno.EBADF, "standard output is closed")
-            code = arguments.run(arguments)
+            code: int = arguments.run(arguments)
         except SystemExit as end:  # of argparse, maybe after --help
-            code = end.code
+            code = end.code  # type: ignore[assignment]  # never None, never text
         _flush()
         return code
     except BrokenPipeError:  # as of `memfd demo | head -1`
@@ -90,7 +99,7 @@ def _run(argv):
     return failed
 
 
-def _flush():
+def _flush() -> None:
     """Write out what was printed; what cannot be written is forgotten."""
     if sys.stdout is None:
         return
@@ -104,12 +113,12 @@ def _flush():
         raise
 
 
-def _complain(text):
+def _complain(text: str) -> None:
     if sys.stderr is not None:  # else print would take standard output
         print(text, file=sys.stderr)
 
 
-def parser():
+def parser() -> argparse.ArgumentParser:
     """Return the parser of all arguments."""
     whole = _Parser(
         prog="memfd",
@@ -128,7 +137,14 @@ def parser():
     return whole
 
 
-def _add(verbs, name, run, summary, description, examples):
+def _add(
+    verbs: _Verbs,
+    name: str,
+    run: Callable[[argparse.Namespace], int],
+    summary: str,
+    description: str,
+    examples: str,
+) -> argparse.ArgumentParser:
     """Add a verb, and return its parser."""
     verb = verbs.add_parser(
         name,
@@ -141,7 +157,7 @@ def _add(verbs, name, run, summary, description, examples):
     return verb
 
 
-def _add_ls(verbs):
+def _add_ls(verbs: _Verbs) -> None:
     verb = _add(
         verbs,
         "ls",
@@ -198,7 +214,7 @@ Sealing the memfds of others is not what this is for: that is up to who made the
     )
 
 
-def _add_show(verbs):
+def _add_show(verbs: _Verbs) -> None:
     verb = _add(
         verbs,
         "show",
@@ -215,7 +231,7 @@ The bytes themselves: cat /proc/PID/fd/FD""",
     )
     verb.add_argument(
         "memfd", metavar="PATH|PID:FD|INODE", help="which one"
-    ).complete = _FILES
+    ).complete = _FILES  # type: ignore[attr-defined]  # of shtab
     verb.add_argument(
         "-x", "--hexdump", action="store_true", help="and its first bytes"
     )
@@ -229,7 +245,7 @@ The bytes themselves: cat /proc/PID/fd/FD""",
     )
 
 
-def _add_run(verbs):
+def _add_run(verbs: _Verbs) -> None:
     verb = _add(
         verbs,
         "run",
@@ -262,7 +278,7 @@ the shell whose variable it was, still has it.""",
         dest="sources",
         metavar="FILE",
         help="read this file, - for standard input; may be given again",
-    ).complete = _FILES
+    ).complete = _FILES  # type: ignore[attr-defined]  # of shtab
     verb.add_argument(
         "--env",
         action=_Source,
@@ -286,12 +302,14 @@ the shell whose variable it was, still has it.""",
 class _Source(argparse.Action):
     """Collect inputs of all kinds, in their order."""
 
-    def __call__(self, parser, namespace, value, option=None):
+    def __call__(
+        self, parser: object, namespace: object, value: Any, option: Any = None
+    ) -> None:
         sources = getattr(namespace, self.dest) or []
         setattr(namespace, self.dest, [*sources, (option.removeprefix("--"), value)])
 
 
-def _add_demo(verbs):
+def _add_demo(verbs: _Verbs) -> None:
     demo = _add(
         verbs,
         "demo",
@@ -305,7 +323,7 @@ multiprocessing.shared_memory.  Prints what each way takes.""",
     source = demo.add_mutually_exclusive_group()
     source.add_argument(
         "file", nargs="?", metavar="FILE.npy", help="the array to share"
-    ).complete = _FILES
+    ).complete = _FILES  # type: ignore[attr-defined]  # of shtab
     source.add_argument(
         "--size",
         type=_size,
@@ -322,19 +340,19 @@ multiprocessing.shared_memory.  Prints what each way takes.""",
     )
 
 
-def _ls(arguments):
+def _ls(arguments: argparse.Namespace) -> int:
     from memfd import _shell
 
     return _shell.ls(arguments)
 
 
-def _show(arguments):
+def _show(arguments: argparse.Namespace) -> int:
     from memfd import _shell
 
     return _shell.show(arguments)
 
 
-def _run_command(arguments):
+def _run_command(arguments: argparse.Namespace) -> int:
     from memfd import _run
 
     # Python versions differ in what they do to the first one.
@@ -343,12 +361,13 @@ def _run_command(arguments):
     try:
         return _run.run(arguments)
     except _run.CommandError as error:
+        code: int
         code, text = error.args
         _complain(f"memfd run: {text}")
         return code
 
 
-def _demo(arguments):
+def _demo(arguments: argparse.Namespace) -> int:
     """Run `memfd demo`."""
     try:
         from memfd import _demo
@@ -362,7 +381,7 @@ def _demo(arguments):
     return _demo.run(arguments.file, arguments.size, arguments.workers)
 
 
-def _size(text):
+def _size(text: str) -> int:
     """Return the bytes that an argument such as 64M or 1GiB means."""
     match = _SIZE.fullmatch(text)
     if match is None or int(match[1]) == 0:
@@ -372,14 +391,14 @@ def _size(text):
     return int(match[1]) * _UNITS.get((match[2] or "").upper(), 1)
 
 
-def _pid(text):
+def _pid(text: str) -> int:
     """Return the process that an argument names."""
     if not text.isdecimal() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"{text!r} is not a process id")
     return int(text)
 
 
-def _seconds(text):
+def _seconds(text: str) -> float:
     """Return the time that an argument gives."""
     try:
         seconds = float(text)
@@ -390,7 +409,7 @@ def _seconds(text):
     return seconds
 
 
-def _workers(text):
+def _workers(text: str) -> int:
     """Return the number of workers that an argument asks for."""
     if not text.isdecimal() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 upwards")

@@ -4,6 +4,8 @@ Each way runs in a process of its own, which starts the workers: what kills a pe
 small /dev/shm does, ends that process only, and its exit code tells.
 """
 
+from __future__ import annotations
+
 import contextlib
 import math
 import multiprocessing
@@ -26,6 +28,19 @@ from numpy.lib import format as npy
 
 from memfd import _npy, share
 from memfd._file import readable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from multiprocessing.connection import Connection
+    from multiprocessing.process import BaseProcess
+    from typing import IO, Any, TypeAlias
+
+    import numpy.typing as npt
+
+    Results: TypeAlias = dict[str, "Cost | str"]
+    Pipe: TypeAlias = Connection[Any, Any]
+    Worker: TypeAlias = tuple[BaseProcess, Pipe]
 
 WAYS = ("memfd", "pickle", "shared_memory")
 _LABELS = (
@@ -50,12 +65,12 @@ class Cost(typing.NamedTuple):
     workers: int
 
     @property
-    def total(self):
+    def total(self) -> float:
         """Seconds of all steps."""
         return (self.copy_in or 0) + self.hand_over
 
 
-def run(file, size, workers):
+def run(file: str | None, size: int, workers: int) -> int:
     """Compare the ways with the array in `file`, or one of `size` bytes; print a table."""
     try:
         dtype, shape = (
@@ -86,7 +101,7 @@ def run(file, size, workers):
     return exit_code(results)
 
 
-def describe(file):
+def describe(file: str) -> tuple[np.dtype[Any], tuple[int, ...]]:
     """Return dtype and shape of a .npy file that memfd.share() takes, or raise."""
     status = os.stat(file)
     if not stat.S_ISREG(status.st_mode):
@@ -105,7 +120,7 @@ def describe(file):
     return dtype, shape
 
 
-def checksum(array):
+def checksum(array: npt.NDArray[Any]) -> int:
     """Return the CRC-32 of a contiguous array of any type, in its order in memory."""
     if not (array.dtype.isnative or array.dtype.names):
         # NumPy unpickles such an array in native byte order: the same, in other bytes.
@@ -113,18 +128,18 @@ def checksum(array):
     return zlib.crc32(_bytes(array))
 
 
-def _bytes(array):
+def _bytes(array: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     """Return the memory of a contiguous array of any type as bytes, without a copy."""
     return array.ravel(order="K").view(np.uint8)
 
 
-def exit_code(results):
+def exit_code(results: Results) -> int:
     """Return 1 where the memfd way failed or any way gave other data, else 0."""
     failed = isinstance(results["memfd"], str)
     return int(failed or any(_is_wrong(result) for result in results.values()))
 
 
-def table(results):
+def table(results: Results) -> str:
     """Return the lines to print, of costs and of what went wrong."""
     width = max(map(len, _LABELS))
     columns = [[label.ljust(width) for label in ("", *_LABELS)]]
@@ -141,12 +156,12 @@ def table(results):
     return "\n".join([*lines, *_comparison(results["memfd"], results["pickle"])])
 
 
-def _is_wrong(result):
+def _is_wrong(result: Cost | str) -> bool:
     """Tell whether some worker saw other data than the source has."""
     return not isinstance(result, str) and result.equal != result.workers
 
 
-def _cells(result):
+def _cells(result: Cost | str) -> list[str]:
     """Return the cells of one way, in the order of the labels."""
     if isinstance(result, str):
         return ["-"] * len(_LABELS)
@@ -159,12 +174,12 @@ def _cells(result):
     ]
 
 
-def _seconds(seconds):
+def _seconds(seconds: float) -> str:
     """Return a duration as a person would write it."""
     return f"{seconds * 1e3:.3g} ms" if seconds < 0.9995 else f"{seconds:.3g} s"
 
 
-def _comparison(ours, theirs):
+def _comparison(ours: Cost | str, theirs: Cost | str) -> list[str]:
     """Return the last lines: how many times faster and smaller, as far as measured."""
     if isinstance(ours, str) or isinstance(theirs, str):
         return []
@@ -178,7 +193,7 @@ def _comparison(ours, theirs):
     return ["", line]
 
 
-def _run_alone(way, source, workers):
+def _run_alone(way: str, source: str | int, workers: int) -> tuple[Cost | str, str]:
     """Run one way in a child; return its Cost or how it died, and what it said."""
     name = f"memfd-demo-{secrets.token_hex(8)}"
     result = None
@@ -193,7 +208,7 @@ def _run_alone(way, source, workers):
                 result = receiver.recv()
             child.join()
             if child.exitcode or result is None:
-                result = _death(way, child.exitcode)
+                result = _death(way, child.exitcode or 0)
         finally:
             sender.close()
             receiver.close()
@@ -210,7 +225,7 @@ def _run_alone(way, source, workers):
 
 
 @contextlib.contextmanager
-def _stderr_to(file):
+def _stderr_to(file: IO[bytes]) -> Iterator[None]:
     """Let processes that are started here, and multiprocessing's tracker, write there."""
     saved = os.dup(2)
     try:
@@ -221,7 +236,7 @@ def _stderr_to(file):
         os.close(saved)
 
 
-def _death(way, code):
+def _death(way: str | None, code: int) -> str:
     """Say how a process died."""
     if code >= 0:
         return f"ended with exit code {code}"
@@ -232,7 +247,7 @@ def _death(way, code):
     return death
 
 
-def _child(way, source, workers, name, sender):
+def _child(way: str, source: str | int, workers: int, name: str, sender: Pipe) -> None:
     """Send the Cost of one way, or why there is none; the child begins here."""
     # Ctrl-C reaches all processes of a terminal: the parent decides, with SIGTERM.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -246,7 +261,7 @@ def _child(way, source, workers, name, sender):
         sender.send(" ".join(f"{type(error).__name__}: {error}".split()))
 
 
-def _measure(way, source, workers, name):
+def _measure(way: str, source: str | int, workers: int, name: str) -> Cost:
     """Hand the array to all workers and return the Cost."""
     team = [_start() for _ in range(workers)]
     _ask(team, "ready?")
@@ -257,6 +272,7 @@ def _measure(way, source, workers, name):
         array = np.load(source, allow_pickle=False)
     expected = checksum(array)
     block = None
+    item: Any
     try:
         start = time.perf_counter()
         if way == "memfd":
@@ -265,7 +281,8 @@ def _measure(way, source, workers, name):
             item = array
         else:
             block = shared_memory.SharedMemory(name, True, max(array.nbytes, 1))
-            np.copyto(np.frombuffer(block.buf, np.uint8, array.nbytes), _bytes(array))
+            memory: Any = block.buf
+            np.copyto(np.frombuffer(memory, np.uint8, array.nbytes), _bytes(array))
             order = "C" if array.flags.c_contiguous else "F"
             item = block, array.dtype, array.shape, order
         copy_in = None if way == "pickle" else time.perf_counter() - start
@@ -282,11 +299,11 @@ def _measure(way, source, workers, name):
         if block is not None:
             block.close()
             block.unlink()
-    memory = None if None in (before, after) else max(after - before, 0)
-    return Cost(copy_in, hand_over, memory, answers.count(expected), workers)
+    taken = None if before is None or after is None else max(after - before, 0)
+    return Cost(copy_in, hand_over, taken, answers.count(expected), workers)
 
 
-def _start():
+def _start() -> Worker:
     """Start one worker; return it and the pipe to it."""
     pipe, theirs = _spawn.Pipe()
     # A daemon ends with its parent; where that is killed, the pipe's end ends it.
@@ -296,7 +313,7 @@ def _start():
     return worker, pipe
 
 
-def _ask(team, item):
+def _ask(team: list[Worker], item: Any) -> list[Any]:
     """Send something to all workers and return their answers."""
     try:
         for _, pipe in team:
@@ -311,7 +328,7 @@ def _ask(team, item):
         raise RuntimeError(f"worker {_death(None, code)}") from None
 
 
-def _work(pipe):
+def _work(pipe: Pipe) -> None:
     """Compute the checksum of one array and keep it until the pipe is closed."""
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         pipe.send(pipe.recv())  # ready: all is imported
@@ -328,7 +345,7 @@ def _work(pipe):
             block.close()
 
 
-def _memory(team):
+def _memory(team: list[Worker]) -> int | None:
     """Return the PSS of this process and the workers, or None where /proc hides it.
 
     Of data alone: what each takes of the libraries depends on who else has them open.
