@@ -66,13 +66,15 @@ def draw(results, folder):
             "xtick.color": colours["text"],
             "ytick.color": colours["text"],
         }
-        for picture in (fill, attach, workers, memory, stream):
-            if picture.__name__ not in results["cases"]:
+        for picture in (headline, fill, attach, workers, memory, stream):
+            case = "workers" if picture is headline else picture.__name__
+            if case not in results["cases"]:
                 continue
-            figure = picture(results["cases"][picture.__name__], theme)
-            figure.text(
-                0.01, 0.012, footer(results), size=8.4, va="bottom", linespacing=1.4
-            )
+            figure = picture(results["cases"][case], theme)
+            if picture is not headline:  # which is small, and has no room for it
+                figure.text(
+                    0.01, 0.012, footer(results), size=8.4, va="bottom", linespacing=1.4
+                )
             path = pathlib.Path(folder) / f"{picture.__name__}-{theme}.svg"
             figure.savefig(path, metadata={"Date": None})
             plt.close(figure)
@@ -213,6 +215,35 @@ def workers(case, theme):
     axes.set_xticks((1, 2, 4, 8), ("1", "2", "4", "8"))
     axes.minorticks_off()
     axes.yaxis.set_major_formatter("{x:,.0f}")
+    return figure
+
+
+def headline(case, theme):
+    """The picture to begin with: small, so that it can be read on a telephone."""
+    size, count = largest(case, "touch").split(",")[0], 4
+    seconds = medians(case[f"{size}, {count} workers, touch"])
+    milliseconds = {
+        name: value * 1e3
+        for name, value in seconds.items()
+        if not name.startswith("limit")
+    }
+    figure, axes = plt.subplots(figsize=(460 / 72, 420 / 72))
+    title = f"Share {size} with {count} running processes"
+    figure.text(0.01, 0.96, title, size=14, weight="bold", va="center")
+    bars(axes, milliseconds, lambda value: f"{value:,.0f} ms", theme)
+    figure.subplots_adjust(left=0.38, right=0.97, top=0.91, bottom=0.13)
+    axes.tick_params(axis="y", labelsize=12.5)
+    axes.set_xlabel("milliseconds, less is better")
+    # A bar that would make all others unreadable ends at the edge, with its number.
+    edge = 1.3 * milliseconds["SharedMemory"]
+    axes.set_xlim(0, edge)
+    for place, name in enumerate(sorted(milliseconds, key=milliseconds.get)[::-1]):
+        if milliseconds[name] > edge:
+            number = f"{milliseconds[name]:,.0f} ms, beyond the edge"
+            axes.text(
+                0.95 * edge, place, number, ha="right", va="center", size=10,
+                bbox={"facecolor": THEMES[theme]["back"], "lw": 0, "pad": 1.5},
+            )  # fmt: skip
     return figure
 
 

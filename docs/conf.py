@@ -1,6 +1,8 @@
 """How Sphinx builds the documentation; CONTRIBUTING.md has the command.
 
-The installed package is documented, not the folder beside this one.
+The installed package is documented, not the folder beside this one.  By default nothing
+is asked over the network; with `-t online`, names of Python and NumPy are links to their
+documentation.
 """
 
 import memfd
@@ -9,15 +11,45 @@ project = "memfd"
 author = "The memfd developers"
 version = release = memfd.__version__
 
-extensions = ["myst_parser", "numpydoc", "sphinx.ext.autodoc"]
+extensions = [
+    "myst_parser",
+    "numpydoc",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.doctest",
+    "sphinx.ext.intersphinx",
+]
 exclude_patterns = ["_build"]
-html_theme = "furo"
+
+html_theme = "pydata_sphinx_theme"
 html_title = f"memfd {release}"
 html_show_copyright = False
+html_show_sourcelink = False
+html_static_path = ["static"]
+html_css_files = ["pages.css"]
+html_sidebars = {"index": [], "tutorial": [], "moving": [], "faq": []}
+html_theme_options = {
+    "logo": {"text": "memfd"},
+    "navbar_align": "left",
+    "header_links_before_dropdown": 6,
+    "show_nav_level": 2,
+    "footer_start": ["sphinx-version"],
+    "footer_end": ["theme-version"],
+}
+# The empty line at the end of each block is for doctest, not for readers.
+highlight_options = {"pycon": {"stripnl": True}}
 
 myst_heading_anchors = 3
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"
+autosummary_generate = False
 numpydoc_show_class_members = False
 numpydoc_xref_param_type = False
+
+intersphinx_mapping = {
+    "python": ("https://docs.python.org/3", None),
+    "numpy": ("https://numpy.org/doc/stable", None),
+}
+if not tags.has("online"):  # noqa: F821 - Sphinx gives it to this file
+    intersphinx_mapping = {}
