@@ -235,13 +235,14 @@ def headline(case, theme):
     axes.tick_params(axis="y", labelsize=12.5)
     axes.set_xlabel("milliseconds, less is better")
     # A bar that would make all others unreadable ends at the edge, with its number.
-    edge = 1.3 * milliseconds["SharedMemory"]
+    edge = 1.35 * milliseconds["SharedMemory"]
     axes.set_xlim(0, edge)
+    plt.setp(axes.texts, size=12)
     for place, name in enumerate(sorted(milliseconds, key=milliseconds.get)[::-1]):
         if milliseconds[name] > edge:
             number = f"{milliseconds[name]:,.0f} ms, beyond the edge"
             axes.text(
-                0.95 * edge, place, number, ha="right", va="center", size=10,
+                0.95 * edge, place, number, ha="right", va="center", size=12,
                 bbox={"facecolor": THEMES[theme]["back"], "lw": 0, "pad": 1.5},
             )  # fmt: skip
     return figure
