@@ -5,6 +5,10 @@ is asked over the network; with `-t online`, names of Python and NumPy are links
 documentation.
 """
 
+import doctest
+
+from docutils import nodes
+
 import memfd
 
 project = "memfd"
@@ -53,3 +57,18 @@ intersphinx_mapping = {
 }
 if not tags.has("online"):  # noqa: F821 - Sphinx gives it to this file
     intersphinx_mapping = {}
+
+# sphinx-build -b doctest runs the examples of docstrings, and what pages show as "pycon".
+doctest_default_flags = doctest.ELLIPSIS | doctest.IGNORE_EXCEPTION_DETAIL
+
+
+def mark_examples(app, doctree):
+    """Tell the doctest builder of blocks that it takes for text."""
+    for block in doctree.findall(nodes.literal_block):
+        if block.get("language") == "pycon":
+            block["testnodetype"] = "doctest"
+            block["groups"] = ["default"]
+
+
+def setup(app):
+    app.connect("doctree-read", mark_examples)

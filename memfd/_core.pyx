@@ -229,7 +229,8 @@ def memfd_create(name, flags=_linux.MFD_CLOEXEC):
     Examples
     --------
     >>> import os
-    >>> fd = memfd_create("label", MFD_CLOEXEC | MFD_ALLOW_SEALING)
+    >>> import memfd
+    >>> fd = memfd.memfd_create("label", memfd.MFD_CLOEXEC | memfd.MFD_ALLOW_SEALING)
     >>> os.close(fd)
     """
     cdef bytes encoded = _encoded(name)
@@ -421,9 +422,9 @@ def add_seals(fd, seals, /):
     Examples
     --------
     >>> import os
-    >>> from memfd import Seal
-    >>> fd = memfd_create("frame", MFD_ALLOW_SEALING)
-    >>> add_seals(fd, Seal.GROW | Seal.SHRINK)
+    >>> import memfd
+    >>> fd = memfd.memfd_create("frame", memfd.MFD_ALLOW_SEALING)
+    >>> memfd.add_seals(fd, memfd.Seal.GROW | memfd.Seal.SHRINK)
     <Seal.SHRINK|GROW: 6>
     >>> os.close(fd)
     """
@@ -457,8 +458,9 @@ def get_seals(fd, /):
     Examples
     --------
     >>> import os
-    >>> fd = memfd_create("label")
-    >>> get_seals(fd)
+    >>> import memfd
+    >>> fd = memfd.memfd_create("label")
+    >>> memfd.get_seals(fd)
     <Seal.SEAL: 1>
     >>> os.close(fd)
     """
@@ -541,9 +543,10 @@ def set_size(fd, size, /):
     Examples
     --------
     >>> import os
-    >>> fd = memfd_create("label")
-    >>> set_size(fd, 4096)
-    >>> get_size(fd)
+    >>> import memfd
+    >>> fd = memfd.memfd_create("label")
+    >>> memfd.set_size(fd, 4096)
+    >>> memfd.get_size(fd)
     4096
     >>> os.close(fd)
     """
@@ -589,8 +592,9 @@ def get_size(fd, /):
     Examples
     --------
     >>> import os
-    >>> fd = memfd_create("label")
-    >>> get_size(fd)
+    >>> import memfd
+    >>> fd = memfd.memfd_create("label")
+    >>> memfd.get_size(fd)
     0
     >>> os.close(fd)
     """

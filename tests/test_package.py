@@ -34,6 +34,25 @@ MODULES = (
 )
 PAGES = [path for path in (ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")))]
 
+# In a process of its own, as some examples start threads and processes.
+ALONE = """
+import doctest, inspect, operator, sys
+import memfd, memfd.aio
+
+parser = doctest.DocTestParser()
+flags = doctest.ELLIPSIS | doctest.IGNORE_EXCEPTION_DETAIL
+runner = doctest.DocTestRunner(optionflags=flags)
+names = [*memfd.__all__, *(f"aio.{name}" for name in memfd.aio.__all__)]
+for name in memfd.__all__:
+    if inspect.isclass(getattr(memfd, name)):
+        names += [f"{name}.{member}" for member in vars(getattr(memfd, name))]
+for name in names:
+    text = inspect.getdoc(operator.attrgetter(name)(memfd)) or ""
+    runner.run(parser.get_doctest(text, {}, name, name, 0))
+print(runner.tries)
+sys.exit(bool(runner.failures))
+"""
+
 
 def test_every_public_name_exists_and_is_documented():
     """__all__ is what there is; what can carry a docstring has one with an example."""
@@ -104,6 +123,14 @@ def test_docstring_examples(name):
     assert runner.failures == 0
     if name in ("_core", "_mapping", "_file", "_array"):
         assert runner.tries >= 6
+
+
+def test_docstring_examples_stand_alone(run):
+    """Whoever pastes the example of a public name needs nothing that is not in it."""
+    pytest.importorskip("numpy")
+    printed = run(ALONE)
+
+    assert int(printed.split()[-1]) > 200, printed
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
