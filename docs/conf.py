@@ -8,6 +8,7 @@ documentation.
 import doctest
 
 from docutils import nodes
+from numpydoc.xref import DEFAULT_LINKS
 
 import memfd
 
@@ -23,6 +24,7 @@ extensions = [
     "sphinx.ext.doctest",
     "sphinx.ext.intersphinx",
 ]
+default_role = "py:obj"  # what stands in backquotes in docstrings
 exclude_patterns = ["_build"]
 
 html_theme = "pydata_sphinx_theme"
@@ -49,7 +51,17 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "none"
 autosummary_generate = False
 numpydoc_show_class_members = False
-numpydoc_xref_param_type = False
+# Types of parameters are links: to our classes, and to those of Python and NumPy.
+numpydoc_xref_param_type = True
+numpydoc_xref_ignore = "all"
+numpydoc_xref_aliases = {name: name for name in DEFAULT_LINKS}
+for name in memfd.__all__:
+    if name[0].isupper() and not name.startswith(("MFD_", "F_")):
+        numpydoc_xref_aliases[name] = f"memfd.{name}"
+for name in ("bool", "bytes", "dict", "int", "list", "str", "tuple"):
+    numpydoc_xref_aliases[name] = f":class:`{name}`"
+for name in ("os.PathLike", "socket.socket", "numpy.ndarray", "mmap.mmap"):
+    numpydoc_xref_aliases[name] = f":class:`{name}`"
 
 intersphinx_mapping = {
     "python": ("https://docs.python.org/3", None),
