@@ -33,7 +33,7 @@ html_show_copyright = False
 html_show_sourcelink = False
 html_static_path = ["static"]
 html_css_files = ["pages.css"]
-html_sidebars = {"index": [], "tutorial": [], "moving": [], "faq": []}
+html_sidebars = {page: [] for page in ("index", "tutorial", "api", "moving", "faq")}
 html_theme_options = {
     "logo": {"text": "memfd"},
     "navbar_align": "left",
