@@ -135,7 +135,7 @@ def lines(axes, points, theme):
             markersize=6 if thick else 4.5, zorder=4 if thick else 2,
             linewidth=3 if thick else 2 if limit else 1.1,
         )  # fmt: skip
-    axes.figure.subplots_adjust(right=0.74)
+    axes.figure.subplots_adjust(right=0.715)
     axes.legend(
         loc="upper left", bbox_to_anchor=(1.01, 1.03), fontsize=10, handlelength=2.4,
         labelspacing=0.65,
@@ -157,7 +157,7 @@ def fill(case, theme):
     sizes = sorted(group["size"] for group in case.values())
     shown = [sizes[0]]
     for size in sizes[1:]:
-        if size >= 4 * shown[-1]:
+        if size >= 16 * shown[-1]:
             shown.append(size)
     axes.set(xscale="log", yscale="log", xlabel="size of the array")
     axes.set_xticks(shown, [report.bytes_of(size) for size in shown])
