@@ -23,6 +23,7 @@ extensions = [
     "sphinx.ext.autosummary",
     "sphinx.ext.doctest",
     "sphinx.ext.intersphinx",
+    "sphinx_copybutton",
 ]
 default_role = "py:obj"  # what stands in backquotes in docstrings
 exclude_patterns = ["_build"]
@@ -44,6 +45,10 @@ html_theme_options = {
 }
 # The empty line at the end of each block is for doctest, not for readers.
 highlight_options = {"pycon": {"stripnl": True}}
+# What is copied can be pasted: without prompts, and without what was printed.
+copybutton_prompt_text = r">>> |\.\.\. ?|\$ "
+copybutton_prompt_is_regexp = True
+copybutton_copy_empty_lines = False
 
 myst_heading_anchors = 3
 
