@@ -92,13 +92,14 @@ cdef extern from * nogil:
     };
     /* All of this process.  Nobody waits for the lock with the GIL: who has it may be about
      * to fork, and run what others have to do then, with the GIL. */
-    static pthread_mutex_t memfd_blocks_lock = PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP;
+    static pthread_mutex_t memfd_blocks_lock;
     static struct memfd_block *memfd_blocks;
     static struct memfd_watch *memfd_watches;
     static int memfd_blocks_know_forks;
     #define MEMFD_KNOWS_FORKS() (memfd_blocks_know_forks = 1)
 
-    static void memfd_blocks_unlocked(void)
+    /* When this is loaded, too: only glibc has an initializer for a recursive mutex. */
+    __attribute__((constructor)) static void memfd_blocks_unlocked(void)
     {
         pthread_mutexattr_t recursive;
         pthread_mutexattr_init(&recursive);
