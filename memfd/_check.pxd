@@ -4,7 +4,7 @@ Inline, so that no module needs another one's C functions at run time.
 """
 
 from cpython.buffer cimport PyBUF_STRIDED_RO, PyBuffer_Release, PyObject_GetBuffer
-from libc.errno cimport errno
+from libc.errno cimport ENOMEM, errno
 from posix.types cimport off_t
 
 cdef extern from "Python.h":
@@ -28,6 +28,16 @@ cdef inline off_t size_argument(object value, str argument="size") except -1:
     if overflow:  # guard: size beyond C
         raise OverflowError(f"{argument} must be below 2**63 bytes, got {value}")
     return size
+
+
+cdef inline size_t memory_size(off_t size) except? 0:
+    """Return bytes as C counts memory, of which 32 bits give less than a file can have."""
+    if <off_t><size_t>size != size:
+        import os
+        raise OSError(
+            ENOMEM, f"{os.strerror(ENOMEM)}: mapping {size} bytes, beyond all addresses"
+        )
+    return <size_t>size
 
 
 cdef inline unsigned int flags_argument(

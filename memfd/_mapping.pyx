@@ -26,7 +26,7 @@ from posix.unistd cimport _SC_PAGESIZE, close, pread, sysconf
 cimport memfd._linux as _linux
 cimport memfd._pages as _pages
 
-from memfd._check cimport offset_in, raise_errno, size_argument
+from memfd._check cimport memory_size, offset_in, raise_errno, size_argument
 from memfd._core cimport memfd_get_seals
 
 from memfd._core import is_hugetlb, keep
@@ -320,7 +320,7 @@ def map(fd, size, writable=False, offset=0, /):
     """
     kept = keep(fd)
     cdef int descriptor = PyObject_AsFileDescriptor(kept)
-    cdef size_t length = size_argument(size)
+    cdef size_t length = memory_size(size_argument(size))
     cdef off_t start = size_argument(offset, "offset")
     cdef bint shared = writable
     cdef void *address
@@ -353,7 +353,7 @@ def unmap(address, size, /):
     See `map`.
     """
     cdef size_t start = size_argument(address, "address")
-    cdef size_t length = size_argument(size)
+    cdef size_t length = memory_size(size_argument(size))
     cdef int answer
     with nogil:
         answer = memfd_unmap(<void *>start, length)
@@ -448,7 +448,7 @@ cdef class Mapping:
         if fstat(fd, &status) == -1:
             raise_errno(f"descriptor {fd}")
         _extent(status.st_size, offset, size, &self._offset, &length)
-        self._size = length
+        self._size = memory_size(length)
         if <size_t>status.st_blksize > page and is_hugetlb(fd):
             # Whole pages of the pool, which the kernel aligns and has to reserve.
             hugetlb = True
