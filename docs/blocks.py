@@ -453,4 +453,6 @@ def main():
 
 
 if __name__ == "__main__":
+    # Who ends it ends what it has started, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     sys.exit(main())
