@@ -353,7 +353,8 @@ class Child:
 
     def belongings(self):
         """Return how many there are of each kind of descriptor, mapping and thread."""
-        count = collections.Counter()
+        # Threads come first: what one that has ended has closed is not there any more.
+        count = collections.Counter(thread=len(os.listdir("/proc/self/task")))
         for entry in os.listdir("/proc/self/fd"):
             try:
                 target = os.readlink(f"/proc/self/fd/{entry}")
@@ -370,7 +371,6 @@ class Child:
                 is_arena = int(region.partition("-")[2], 16) % _ARENA == 0
                 if not (path or is_arena or self.has_threads) and access == "---p":
                     count[f"reserved {region}"] += 1
-        count["thread"] = len(os.listdir("/proc/self/task"))
         return count
 
     def left(self, before):
