@@ -89,6 +89,14 @@ cdef bint _is_still(int fd, uint64_t device, uint64_t inode) noexcept nogil:
     return fd != -1 and fstat(fd, &status) == 0 and _is_file(&status, device, inode)
 
 
+cdef bint _is_gone(int fd, uint64_t device, uint64_t inode) noexcept nogil:
+    """Tell whether somebody closed a descriptor; no, where that cannot be found out."""
+    cdef struct_stat status
+    if fd == -1 or fstat(fd, &status) == 0:
+        return fd == -1 or not _is_file(&status, device, inode)
+    return errno.errno == errno.EBADF
+
+
 cdef void _close(int fd, uint64_t device, uint64_t inode) noexcept nogil:
     """Close a descriptor, unless its number is somebody else's by now."""
     if _is_still(fd, device, inode):  # guard: not ours to close -> if fd != -1:
@@ -180,6 +188,9 @@ cdef class Desk:
         """Tell whether the end to read from is still what it was."""
         return _is_still(self._ends[0], self._form.pipe_device, self._form.pipe_inode)
 
+    cdef bint _is_gone(self) noexcept:
+        return _is_gone(self._ends[0], self._form.pipe_device, self._form.pipe_inode)
+
     def close(self):
         """Close the pipe."""
         with cython.critical_section(self):
@@ -225,7 +236,8 @@ cdef class Desk:
         cdef list found = []
         with cython.critical_section(self):
             if not self._is_ours():  # guard: not ours to read
-                self._close_both()
+                if self._is_gone():
+                    self._close_both()
                 return found
             # In C: what was read once must not be lost when a signal handler raises.
             while got == sizeof(numbers):
