@@ -13,6 +13,16 @@ PAGE = mmap.PAGESIZE
 HUGE = _mapping.HUGE_PAGE_SIZE or 2 << 20
 
 
+def tells():
+    """Tell whether the kernel maps pages where it is asked to (Linux 5.14)."""
+    with mmap.mmap(-1, PAGE) as memory:
+        try:
+            memory.madvise(22)  # MADV_POPULATE_READ
+        except OSError:
+            return False
+    return True
+
+
 def test_holes_take_no_memory():
     """Only pages that were touched are resident."""
     with memfd.create(size=8 * PAGE) as f:
@@ -33,7 +43,7 @@ def test_asking_makes_no_pages():
         f.seek(3 * HUGE + 1)
         f.write(bytes(HUGE + 5))
         before = os.fstat(f.fileno()).st_blocks
-        assert f.info().huge is not None
+        assert (f.info().huge is not None) == tells()
         assert os.fstat(f.fileno()).st_blocks == before
 
 
@@ -41,7 +51,7 @@ def test_every_kind_of_memfd_can_be_asked():
     """Sealed, unsealable, read-only and received ones answer alike."""
     data = bytes(3 * HUGE)
     with memfd.from_bytes(data, huge="never") as sealed:
-        assert sealed.info() == (len(data), len(data), 0)
+        assert sealed.info() == (len(data), len(data), 0 if tells() else None)
         with sealed.reopen() as reader:
             assert reader.info() == sealed.info()
         with memfd.Memfd.from_fd(os.dup(sealed.fileno())) as received:
