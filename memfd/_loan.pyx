@@ -129,6 +129,8 @@ cdef class Loan:
             if self._fd != -1:
                 close(self._fd)
                 self._fd = -1
+            elif error == errno.EINVAL:  # RLIMIT_NOFILE allows no number that high
+                error = errno.EMFILE
             errno.errno = error
             raise_errno("")
         self._device, self._inode = status.st_dev, status.st_ino

@@ -591,6 +591,26 @@ def test_no_descriptor_left_to_send(play):
     """)
 
 
+@pytest.mark.parametrize("limit", [0, 3])
+def test_a_limit_below_every_number_that_is_tried(play, limit):
+    """It is EMFILE, too, where the kernel calls the number invalid."""
+    play(f"""
+        import resource
+        pickle.loads(ForkingPickler.dumps(memfd.from_bytes(b"x"))).close()
+        sent = memfd.from_bytes(b"data")
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, ({limit}, hard))
+        try:
+            ForkingPickler.dumps(sent)
+        except OSError as error:
+            assert error.errno == 24 and "0 messages wait" in str(error), error
+        else:
+            raise SystemExit("no error")
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert pickle.loads(ForkingPickler.dumps(sent)).read() == b"data"
+    """)
+
+
 def test_a_result_of_a_child_that_ends_arrives(play):
     """A child of multiprocessing waits at its end until what it sent was read."""
     play("""

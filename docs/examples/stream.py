@@ -115,6 +115,7 @@ def film(arguments, consumers, pool):
             consumers[-1].process.kill()
             consumers.pop().bury()
             report("after the kill", pool)
+            print(f"seen by the other until then: {len(consumers[0].latencies)}")
     while any(consumer.starts for consumer in consumers):
         listen(consumers, time.monotonic() + 0.01)
 
