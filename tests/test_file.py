@@ -144,14 +144,14 @@ def test_sealing_twice_is_no_error(f):
 
 
 def test_writes_all_or_raises(f, run):
-    """A write that does not fit raises; what fits is written."""
+    """A write that does not fit raises; what fits is written, or nothing (Linux 7.3)."""
     f.seal(Seal.GROW)
     f.seek(8190)
 
     with pytest.raises(PermissionError):
         f.write(b"abcd")
 
-    assert os.pread(f.fileno(), 4, 8190) == b"ab"
+    assert os.pread(f.fileno(), 4, 8190) in (b"ab", b"\0\0")
 
 
 def test_write_takes_any_contiguous_buffer():
