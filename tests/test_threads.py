@@ -11,7 +11,7 @@ import pytest
 
 # What every child begins with.
 RACE = """
-import collections, errno, gc, itertools, os, random, sys, threading
+import collections, errno, gc, itertools, os, random, sys, threading, time
 
 import memfd
 
@@ -67,11 +67,21 @@ def sure(truth):
 
 
 def held():
-    "Return the descriptors and the mappings of memfds that there are."
+    "Return the descriptors and the mappings of memfds, once they stay as they are."
     gc.collect()
+    before, now = None, belongings()
+    while now != before:  # a thread that answers others may be about to close something
+        time.sleep(0.02)
+        before, now = now, belongings()
+    return now
+
+
+def belongings():
+    fds = sorted(os.listdir("/proc/self/fd"))
     with open("/proc/self/maps") as file:
         maps = [line for line in file if "/memfd:" in line]
-    return sorted(os.listdir("/proc/self/fd")), maps
+    # Without the listing's own descriptor, which is gone.
+    return [fd for fd in fds if os.path.lexists(f"/proc/self/fd/{fd}")], maps
 
 
 class Witness(threading.Thread):
