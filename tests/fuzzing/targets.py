@@ -188,9 +188,10 @@ def check_refused(data, why):
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            ast.literal_eval(text)
+            header = ast.literal_eval(text)
+            np.lib.format.descr_to_dtype(header["descr"])
     except (SyntaxError, ValueError, Warning):
-        return  # of Python 2, which NumPy repairs; or it warns
+        return  # of Python 2, which NumPy repairs; or one of them warns
     if dtype.hasobject or dtype.subdtype is not None or dtype.itemsize == 0:
         return
     try:
