@@ -138,7 +138,11 @@ cdef inline int collapse(char *at, size_t huge) noexcept nogil:
     """Make one huge page of the small ones at `at`, one of which is there already."""
     if madvise(at, huge, _linux.MADV_COLLAPSE) == 0:
         return 0
-    if errno.errno != errno.EAGAIN:
+    if errno.errno == errno.EINVAL:
+        # Linux 6.1 to 6.5 says so where no page table had the page, which is huge now.
+        if madvise(at, 1, _linux.MADV_POPULATE_READ) == -1:
+            return -1
+    elif errno.errno != errno.EAGAIN:
         return -1
     return madvise(at, huge, _linux.MADV_COLLAPSE)
 

@@ -392,7 +392,7 @@ def test_madvise_fails(run, strace, reason, error, when):
     if reason:
         return
     # The first call is MADV_DONTFORK, without which nothing is mapped for writing.
-    if when in ("1", "1+") or (when == "2" and error != "EAGAIN"):
+    if when in ("1", "1+") or (when == "2" and error == "ENOMEM"):
         assert int(huge) == 0
     elif when[-1] == "+":
         assert int(huge) <= (int(when[0]) - 2) * HUGE
@@ -431,9 +431,10 @@ def test_madvise_fails_at_every_position(run, strace, tmp_path, fault):
         run(EVERYTHING, wrapper=strace(f"madvise:{fault}:when={when}"), env=QUIET)
 
 
-def test_again_is_tried_again(run, strace, huge_pages):
-    """EAGAIN for the first huge page does not end it."""
-    out = run(COPY, wrapper=strace("madvise:error=EAGAIN:when=2"), env=QUIET)
+@pytest.mark.parametrize("error", ["EAGAIN", "EINVAL"])
+def test_again_is_tried_again(run, strace, huge_pages, error):
+    """Errors that Linux has though a huge page can be made, or was, do not end it."""
+    out = run(COPY, wrapper=strace(f"madvise:error={error}:when=2"), env=QUIET)
     assert int(out.split()[1]) >= HUGE
 
 
@@ -535,28 +536,29 @@ def test_a_thread_that_forks_all_the_time(run):
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("what", ["data", "data[::-1]"])
 def test_an_interrupt_ends_a_long_copy(run, strace, huge_pages, threads, what):
-    """Ctrl-C ends a copy that goes on for seconds, and nothing is left of it."""
+    """Ctrl-C while a copy begins ends it early, and nothing is left of it."""
     program = (
         HELPERS
         + f"""
     data = np.tile(data, 8)
-    def interrupt():
-        while not left():
-            time.sleep(0.001)
-        os.kill(os.getpid(), signal.SIGINT)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    thread = threading.Thread(target=interrupt)
-    thread.start()
+    written = []
+    def interrupt(*_):
+        for n in os.listdir("/proc/self/fd"):
+            path = f"/proc/self/fd/{{n}}"
+            if os.path.lexists(path) and "/memfd:" in os.readlink(path):
+                written.append(os.stat(path).st_blocks * 512)
+        raise KeyboardInterrupt
+    signal.signal(signal.SIGINT, interrupt)
     try:
         memfd.share({what}, huge="always", threads={threads})
     except KeyboardInterrupt:
-        print("interrupted")
-    thread.join()
+        print(*written, data.nbytes)
     assert not left(), left()
     """
     )
-    out = run(program, wrapper=strace("madvise:delay_exit=20000"))
-    assert out == "interrupted\n"
+    out = run(program, wrapper=strace("ftruncate:signal=SIGINT"))
+    written, size = map(int, out.split())
+    assert written <= size * 3 // 4
 
 
 def test_interrupts_while_a_copy_ends(run):
