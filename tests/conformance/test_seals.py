@@ -628,7 +628,11 @@ SLOW_FILE = """
 
     def serve(device):
         while True:
-            request = os.read(device, 1 << 17)
+            try:
+                request = os.read(device, 1 << 17)
+            except OSError as error:
+                assert error.errno == errno.ENODEV, error
+                return  # it is mounted no more
             _, what, number, node = struct.unpack_from("<2I2Q", request)
             answer, error = b"", 0
             if what == INIT:
@@ -658,7 +662,8 @@ SLOW_FILE = """
         if libc.mount(b"none", folder.encode(), b"fuse", MS_NOSUID | MS_NODEV,
                       options.encode()):
             sys.exit(print("skipped: mount:", os.strerror(ctypes.get_errno())))
-        threading.Thread(target=serve, args=(device,), daemon=True).start()
+        server = threading.Thread(target=serve, args=(device,), daemon=True)
+        server.start()
         slow = os.open(os.path.join(folder, "file"), os.O_RDONLY)
 
         f = memfd.create("x", size=PAGE)
@@ -691,6 +696,7 @@ SLOW_FILE = """
 
         os.close(slow)
         assert libc.umount2(folder.encode(), 2) == 0
+        server.join()  # it may not print while the interpreter ends
 """
 
 
