@@ -139,7 +139,7 @@ cdef inline int collapse(char *at, size_t huge) noexcept nogil:
     if madvise(at, huge, _linux.MADV_COLLAPSE) == 0:
         return 0
     if errno.errno == errno.EINVAL:
-        # Linux 6.1 to 6.5 says so where no page table had the page, which is huge now.
+        # Linux 6.1 says so where no page table had the page, which is huge now.
         if madvise(at, 1, _linux.MADV_POPULATE_READ) == -1:
             return -1
     elif errno.errno != errno.EAGAIN:
