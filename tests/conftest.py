@@ -165,6 +165,12 @@ def run():
 
 
 @pytest.fixture
+def patience():
+    """How many times as long as usual this machine takes."""
+    return PATIENCE
+
+
+@pytest.fixture
 def strace():
     """Build the command that makes a system call of a child fail."""
     probe = subprocess.run(

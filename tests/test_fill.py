@@ -438,7 +438,7 @@ def test_again_is_tried_again(run, strace, huge_pages, error):
     assert int(out.split()[1]) >= HUGE
 
 
-def test_slow_huge_pages_are_given_up(run, strace, huge_pages):
+def test_slow_huge_pages_are_given_up(run, strace, patience, huge_pages):
     """Where making huge pages takes long, most is written in ordinary ones."""
     program = (
         HELPERS
@@ -451,7 +451,8 @@ def test_slow_huge_pages_are_given_up(run, strace, huge_pages):
     print(a.memfd.info().huge)
     """
     )
-    out = run(program, wrapper=strace("madvise:delay_exit=30000"))
+    delay = 30_000 * patience  # microseconds: clearly longer than ordinary pages take
+    out = run(program, wrapper=strace(f"madvise:delay_exit={delay}"))
 
     auto, always = map(int, out.split())
     assert auto <= 9 * MIB
