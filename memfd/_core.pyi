@@ -1,3 +1,4 @@
+import _thread
 import io
 from collections.abc import Callable
 from typing import SupportsIndex, TypeVar, TypeVarTuple, final
@@ -63,6 +64,12 @@ def keep(file: int | HasFileno, /) -> int | HasFileno: ...
 def keeping(
     function: Callable[[_File, *_Arguments], _Answer],
     file: _File,
+    /,
+    *arguments: *_Arguments,
+) -> _Answer: ...
+def locked(
+    lock: _thread.LockType,
+    function: Callable[[*_Arguments], _Answer],
     /,
     *arguments: *_Arguments,
 ) -> _Answer: ...

@@ -361,6 +361,19 @@ def keeping(function, file, /, *arguments):
         raise
 
 
+def locked(lock, function, /, *arguments):
+    """Call ``function(*arguments)`` while `lock` is held.
+
+    As ``with lock:``, out of which a signal handler may raise between taking the lock and
+    the block, on Python 3.14; it then stays locked for ever.
+    """
+    lock.acquire()
+    try:
+        return function(*arguments)
+    finally:
+        lock.release()
+
+
 def new(cls, name, size, flags, mode, sealable, /):
     """Create carefully and return a `cls`, a kind of FileIO, that owns the descriptor.
 

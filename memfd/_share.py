@@ -442,13 +442,17 @@ def _sealed(memory: Memory, memfd: Memfd) -> Memory:
     """Seal a memfd and return a mapping of it that stays."""
     # Mapped before anything is sealed, since mapping can fail; it blocks no seal.
     fresh = map_memory(memfd, "r")
-    with _freezing:
-        # Numbers: what is run after so much memory was written comes slowly.
-        if _core.seal_bits(memfd) & _core.IMMUTABLE != _core.IMMUTABLE:
-            _core.keeping(_seal_under, memfd, memory)
-        elif memory.mode == "r":
-            fresh = memory
-    return fresh
+    stays = _core.locked(_freezing, _seal_once, memfd, memory)
+    return memory if stays else fresh
+
+
+def _seal_once(memfd: Memfd, memory: Memory) -> bool:
+    """Seal a memfd, if it is not; tell whether `memory` is a mapping of it that stays."""
+    # Numbers: what is run after so much memory was written comes slowly.
+    if _core.seal_bits(memfd) & _core.IMMUTABLE == _core.IMMUTABLE:
+        return memory.mode == "r"
+    _core.keeping(_seal_under, memfd, memory)
+    return False
 
 
 def _seal_under(memfd: Memfd, memory: Memory) -> None:

@@ -361,8 +361,8 @@ def test_shrunk_while_it_is_written(run):
 
 # --- faults --------------------------------------------------------------------------
 
-# NumPy would call madvise, too.
-QUIET = {**os.environ, "NUMPY_MADVISE_HUGEPAGE": "0"}
+# NumPy would call madvise, too, and the C library for the threads of its algebra.
+QUIET = {**os.environ, "NUMPY_MADVISE_HUGEPAGE": "0", "OPENBLAS_NUM_THREADS": "1"}
 
 COPY = (
     HELPERS

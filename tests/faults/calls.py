@@ -100,6 +100,7 @@ NOT_OURS = {
     "rt_sigprocmask": "masks, which are always valid",
     "rt_sigreturn": "the end of a signal handler",
     "set_robust_list": "the thread library's",
+    "prctl": "the interpreter's, which names its threads (Python 3.14)",
     "sigaltstack": "a sanitizer's, where a thread begins",
     "rseq": "the thread library's",
     "getrandom": "cannot fail once the machine has booted",
