@@ -353,6 +353,7 @@ def wait_for(is_so, what):
     while not is_so():
         if time.monotonic() > end:
             raise AssertionError(f"left over: {what()}")
+        gc.collect()  # a thread may have had it when that was done last
         memfd.pending()  # releases what was given back
         time.sleep(0.05)
 
