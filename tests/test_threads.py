@@ -436,13 +436,23 @@ def right(d):
     return d
 
 
+def again(d):
+    f = d.memfd  # asked once: freeze() takes it away
+    return d if f is None else right(memfd.attach(f))
+
+
+def close(d):
+    f = d.memfd
+    return f is None or f.close()
+
+
 CALLS = {
     "read": right,
     "attach": lambda d: right(memfd.attach(d)),
     "share": lambda d: right(memfd.share(d)),
     "freeze": lambda d: right(memfd.freeze(d)),
-    "again": lambda d: right(memfd.attach(d.memfd)) if d.memfd is not None else d,
-    "close": lambda d: d.memfd is None or d.memfd.close(),
+    "again": again,
+    "close": close,
 }
 before = held()
 for round in range(40):
