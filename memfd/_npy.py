@@ -15,9 +15,12 @@ from numpy.lib import format as npy
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, TypeAlias
 
     from memfd._types import Order
+
+    # dtype, shape, strides and offset
+    _View: TypeAlias = tuple[np.dtype[Any], tuple[int, ...], tuple[int, ...], int]
 
 # numpy.load refuses longer headers too: parsing one can exhaust the interpreter.
 _MAX_HEADER = 10_000
@@ -178,9 +181,7 @@ def _view_text(
     return repr(told).encode()
 
 
-def read_view(
-    text: bytes, size: int
-) -> tuple[np.dtype[Any], tuple[int, ...], tuple[int, ...], int]:
+def read_view(text: bytes, size: int) -> _View:
     """Return dtype, shape, strides and offset from `view_text`.
 
     Raises
@@ -189,15 +190,9 @@ def read_view(
         The text is not valid, or the view reaches out of a file of `size` bytes.
     """
     # As for headers: who gets one view gets more of its kind.
-    dtype, shape, strides, offset = _parse_view_once(text)
-    if dtype.names is not None:  # guard: view of records
-        dtype, shape, strides, offset = _parse_view(text)
-    # Not left to NumPy, whose sums overflow.
-    reach = [(n - 1) * step for n, step in zip(shape, strides, strict=True)]
-    low = offset + sum(step for step in reach if step < 0)
-    high = offset + sum(step for step in reach if step > 0) + dtype.itemsize
-    if 0 in shape:
-        low = high = offset
+    view, low, high, nbytes = _parse_view_once(text)
+    if view[0].names is not None:  # guard: view of records
+        view, low, high, nbytes = _parse_view(text)
     if low < 0:  # guard: view before the beginning
         raise ValueError(f"the view is not valid: it begins at byte {low}")
     if high > size:  # guard: view past the end
@@ -205,18 +200,18 @@ def read_view(
             f"the view is not valid: it reaches to byte {high} of {size} bytes"
         )
     # Steps of 0 would make of a small file an array larger than any memory.
-    repeated = math.prod(shape) * dtype.itemsize
-    if repeated > size:  # guard: view that repeats
+    if nbytes > size:  # guard: view that repeats
         raise ValueError(
-            f"the view is not valid: it repeats {size} bytes until they are {repeated}"
+            f"the view is not valid: it repeats {size} bytes until they are {nbytes}"
         )
-    return dtype, shape, strides, offset
+    return view
 
 
-def _parse_view(
-    text: bytes,
-) -> tuple[np.dtype[Any], tuple[int, ...], tuple[int, ...], int]:
-    """Return what the text of a view says, or raise ValueError."""
+def _parse_view(text: bytes) -> tuple[_View, int, int, int]:
+    """Return what the text of a view says, where that begins and ends, and its bytes.
+
+    ValueError where it says nothing.
+    """
     try:
         told = ast.literal_eval(text.decode())
         # guard: keys of a view
@@ -234,7 +229,14 @@ def _parse_view(
         _check_limits(dtype, shape)  # guard: limits of a view
     except _HOSTILE as error:
         raise ValueError(f"the view is not valid: {str(error)[:200]}") from None
-    return dtype, shape, strides, offset
+    # Not left to NumPy, whose sums overflow.
+    reach = [(n - 1) * step for n, step in zip(shape, strides, strict=True)]
+    low = offset + sum(step for step in reach if step < 0)
+    high = offset + sum(step for step in reach if step > 0) + dtype.itemsize
+    if 0 in shape:
+        low = high = offset
+    nbytes = math.prod(shape) * dtype.itemsize
+    return (dtype, shape, strides, offset), low, high, nbytes
 
 
 def _check_limits(dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:

@@ -348,7 +348,9 @@ def attach(
         _core.keeping(_foreign.check_seals, memfd, require)  # guard: attach, array
         memory = map_memory(memfd, mode)
         return view(memory, x.dtype, x.shape, offset, x.strides)
-    if isinstance(x, ArrayDict):
+    # Neither here nor in locate() of what most have: with cold caches it takes as long as
+    # two system calls to ask for a kind of Mapping.
+    if not isinstance(x, _file.Memfd) and isinstance(x, ArrayDict):
         memfd = _array.open_memfd_of(_arraydict.memory_of(x))
         _core.keeping(_foreign.check_seals, memfd, require)  # guard: attach, ArrayDict
         return _arraydict.over_same(x, map_memory(memfd, mode))
@@ -476,7 +478,7 @@ def _seal_under(memfd: Memfd, memory: Memory) -> None:
 
 def locate(item: npt.NDArray[Any] | ArrayDict) -> tuple[Memfd, bytes | None]:
     """Return a memfd, and text that says where in it an array lies if it is not all."""
-    if isinstance(item, ArrayDict):
+    if not isinstance(item, np.ndarray) and isinstance(item, ArrayDict):
         return _array.open_memfd_of(_arraydict.memory_of(item)), None
     return _array.locate(item)
 

@@ -46,6 +46,8 @@ _FILE, _VIEW = 0, 1
 _MAX_VIEW = 10_000  # bytes, as for the header of a .npy file
 _WHOLE_FILE = _FRAME.pack(_MAGIC, _VERSION, _FILE, 0, 0)
 
+_arrays: Any = None
+
 _STREAM = int(socket.SOCK_STREAM)
 _SEQPACKET = int(socket.SOCK_SEQPACKET)
 _DATAGRAM = int(socket.SOCK_DGRAM)
@@ -238,9 +240,7 @@ def sending(
     if isinstance(item, _file.Memfd):
         memfd, frame = item, _WHOLE_FILE
     elif hasattr(type(item), "memfd"):  # NumPy is not loaded to ask
-        from memfd import _share
-
-        memfd, view = _share.locate(item)
+        memfd, view = _load_arrays().locate(item)
         if view is None:
             frame = _WHOLE_FILE
         else:
@@ -275,13 +275,21 @@ def receiving(sock: socket.socket) -> Received | Steps[Received]:
 
 def open_array(memfd: Memfd, view: bytes | None, mode: Mode) -> Any:
     """Open the array in what was received and checked, or close it."""
-    from memfd import _share
-
     try:
-        return _share.open_view(memfd, mode, view)
+        return _load_arrays().open_view(memfd, mode, view)
     except BaseException:
         memfd.close()
         raise
+
+
+def _load_arrays() -> Any:
+    """Import what knows arrays, which needs NumPy."""
+    global _arrays
+    if _arrays is None:
+        from memfd import _share
+
+        _arrays = _share
+    return _arrays
 
 
 def _send_rest(
