@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os as _os
 
-from memfd import _reduction
+from memfd import _core, _reduction
 from memfd._core import (
     F_ADD_SEALS,
     F_GET_SEALS,
@@ -203,8 +203,7 @@ if not TYPE_CHECKING:  # else every misspelt name would pass
                 _reduction.load_handover()
         else:
             raise AttributeError(f"module 'memfd' has no attribute {name!r}")
-        with _reduction.loading:
-            module = import_module(f"memfd.{home}")
+        module = _core.locked(_reduction.loading, import_module, f"memfd.{home}")
         found = globals()[name] = module if name == "aio" else getattr(module, name)
         return found
 

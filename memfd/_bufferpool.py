@@ -153,7 +153,8 @@ class BufferPool:
     def _begin_anew(self) -> None:
         """Have no blocks, as a forked child has none, and a lock that nobody holds."""
         # Re-entrant: a signal handler or a finalizer may use the pool, too, and raise
-        # anywhere.  So each change is one step, and nothing is counted that could go wrong.
+        # anywhere.  So each change is one step, and nothing is counted that could go wrong;
+        # and the lock is for `_core.locked`, not for a with.
         self._lock = threading.RLock()
         self._blocks: list[_block.Block] = []  # which are in use, only they know
         self._places: list[weakref.ref[_Place]] = []
@@ -428,9 +429,7 @@ class BufferPool:
         True
         """
         _reduction.collect()
-        with self._lock:
-            blocks, nbytes = list(self._blocks), self._nbytes()
-            used = [block for block in blocks if not block.is_free()]
+        blocks, used = _core.locked(self._lock, self._look)
         holders: collections.Counter[int] = collections.Counter()
         seen = _proc.holders((block.device, block.inode) for block in used)
         for block in used:
@@ -438,7 +437,7 @@ class BufferPool:
             if block.is_shown:
                 pids.add(os.getpid())
             holders.update(pids)
-        return PoolStats(len(blocks), nbytes, len(used), dict(holders))
+        return PoolStats(len(blocks), _nbytes(blocks), len(used), dict(holders))
 
     def trim(self) -> int:
         """Give back the memory of all blocks that nobody has.
@@ -460,14 +459,7 @@ class BufferPool:
         8000
         """
         _reduction.collect()
-        given_back = 0
-        with self._lock:
-            for block in list(self._blocks):
-                is_free = block.is_free()
-                if is_free or block.is_lost:
-                    self._drop(block)
-                    given_back += block.nbytes if is_free else 0
-        return given_back
+        return _core.locked(self._lock, self._trim)
 
     def close(self) -> None:
         """Give back all memory, now or when whoever has it drops it.
@@ -475,8 +467,7 @@ class BufferPool:
         Arrays stay as they are.
         """
         self._closed = True
-        with self._lock:
-            self._blocks.clear()
+        _core.locked(self._lock, self._blocks.clear)
         self._wake()
 
     def __enter__(self) -> Self:
@@ -486,13 +477,24 @@ class BufferPool:
         self.close()
 
     def __repr__(self) -> str:
-        with self._lock:
-            nbytes = self._nbytes()
-            state = "closed" if self._closed else f"{len(self._blocks)} blocks"
-            return f"<memfd.BufferPool {state}, {_file.readable(nbytes)}>"
+        blocks = list(self._blocks)
+        state = "closed" if self._closed else f"{len(blocks)} blocks"
+        return f"<memfd.BufferPool {state}, {_file.readable(_nbytes(blocks))}>"
 
-    def _nbytes(self) -> int:
-        return sum(block.nbytes for block in list(self._blocks))
+    def _look(self) -> tuple[list[_block.Block], list[_block.Block]]:
+        """Return all blocks, and those that somebody has; with the lock."""
+        blocks = list(self._blocks)
+        return blocks, [block for block in blocks if not block.is_free()]
+
+    def _trim(self) -> int:
+        """Drop what nobody has, and return how many bytes that were; with the lock."""
+        given_back = 0
+        for block in list(self._blocks):
+            is_free = block.is_free()
+            if is_free or block.is_lost:
+                self._drop(block)
+                given_back += block.nbytes if is_free else 0
+        return given_back
 
     def _check(self) -> None:
         if self._closed:
@@ -500,9 +502,8 @@ class BufferPool:
 
     def _claim(self, size: int) -> PooledMemory | None:
         """Return the memory of a block that nobody has, for a file of `size` bytes."""
-        with self._lock:
-            self._check()
-            return _block.claim(self._blocks, size, PooledMemory)
+        self._check()
+        return _core.locked(self._lock, _block.claim, self._blocks, size, PooledMemory)
 
     def _claim_new(self, size: int, nbytes: int, name: str) -> PooledMemory | None:
         """Return the memory of a new block, or of one that was waited for.
@@ -516,7 +517,7 @@ class BufferPool:
             frame = self._claim(size)
             if frame is not None:
                 return frame
-        place = self._place(nbytes)
+        place = _core.locked(self._lock, self._place, nbytes)
         if place is None:
             if self._when_full == "unpooled":
                 return None
@@ -534,45 +535,49 @@ class BufferPool:
         # Made without the lock, which takes long.
         block = self._new_block(size, nbytes, name)
         frame = _block.claim_new(block, PooledMemory)
-        with self._lock:
-            if not self._closed:
-                self._blocks.append(block)
+        _core.locked(self._lock, self._add, block)
         del place
         self._wake()  # who waits has to watch it, too
         return frame
 
+    def _add(self, block: _block.Block) -> None:
+        if not self._closed:
+            self._blocks.append(block)
+
     def _place(self, nbytes: int) -> _Place | None:
-        """Keep a place for a new block, if need be instead of blocks that nobody has."""
+        """Keep a place for a new block, if need be instead of blocks that nobody has.
+
+        With the lock, as `_drop` and `_drop_lost`.
+        """
         place = _Place()
         place.nbytes = nbytes
-        with self._lock:
-            # A pool that is closed while somebody waits has room, and no use for it.
-            self._check()
-            self._drop_lost()
-            places = [kept for ref in list(self._places) if (kept := ref()) is not None]
-            count = len(self._blocks) + len(places) + 1
-            total = self._nbytes() + sum(kept.nbytes for kept in places) + nbytes
-            free, spare = [], 0
-            if nbytes <= self._max_bytes and self._max_blocks:
-                free = [block for block in list(self._blocks) if block.is_free()]
-                spare = len(free) - _SPARE
-            # None is dropped before it is known that this helps.
-            drop: list[_block.Block] = []
-            for block in free:
-                if (
-                    count <= self._max_blocks
-                    and total <= self._max_bytes
-                    and len(drop) >= spare
-                ):
-                    break
-                drop.append(block)
-                count -= 1
-                total -= block.nbytes
-            if count > self._max_blocks or total > self._max_bytes:
-                return None
-            for block in drop:
-                self._drop(block)
-            self._places = [weakref.ref(kept) for kept in [*places, place]]
+        # A pool that is closed while somebody waits has room, and no use for it.
+        self._check()
+        self._drop_lost()
+        places = [kept for ref in list(self._places) if (kept := ref()) is not None]
+        count = len(self._blocks) + len(places) + 1
+        total = _nbytes(self._blocks) + sum(kept.nbytes for kept in places) + nbytes
+        free, spare = [], 0
+        if nbytes <= self._max_bytes and self._max_blocks:
+            free = [block for block in list(self._blocks) if block.is_free()]
+            spare = len(free) - _SPARE
+        # None is dropped before it is known that this helps.
+        drop: list[_block.Block] = []
+        for block in free:
+            if (
+                count <= self._max_blocks
+                and total <= self._max_bytes
+                and len(drop) >= spare
+            ):
+                break
+            drop.append(block)
+            count -= 1
+            total -= block.nbytes
+        if count > self._max_blocks or total > self._max_bytes:
+            return None
+        for block in drop:
+            self._drop(block)
+        self._places = [weakref.ref(kept) for kept in [*places, place]]
         return place
 
     def _drop(self, block: _block.Block) -> None:
@@ -593,19 +598,23 @@ class BufferPool:
         timeout = math.inf if self._timeout is None else self._timeout
         deadline = time.monotonic() + timeout
         watch = _block.Watch()
-        with self._lock:
-            alive = [ref for ref in list(self._watches) if ref() is not None]
-            self._watches = [*alive, weakref.ref(watch)]
+        _core.locked(self._lock, self._add_watch, watch)
         while True:
             watch.add(self._blocks)
             _reduction.collect()
-            found = self._claim(size) or self._place(nbytes)
+            frame = self._claim(size)
+            found = frame or _core.locked(self._lock, self._place, nbytes)
             if found is not None:
                 return found
             left = deadline - time.monotonic()
             if left <= 0:
                 raise TimeoutError(f"{self!r} was full for {self._timeout} seconds")
             watch.wait(left, _reduction.given_back())
+
+    def _add_watch(self, watch: _block.Watch) -> None:
+        """Let `_wake` reach a watch; with the lock."""
+        alive = [ref for ref in list(self._watches) if ref() is not None]
+        self._watches = [*alive, weakref.ref(watch)]
 
     def _wake(self) -> None:
         """Let all who wait look again."""
@@ -631,6 +640,10 @@ class BufferPool:
             block = _block.Block(f, nbytes, self._huge)
         block.populate()
         return block
+
+
+def _nbytes(blocks: list[_block.Block]) -> int:
+    return sum(block.nbytes for block in list(blocks))
 
 
 class _Place:

@@ -68,11 +68,12 @@ def keeping(
     *arguments: *_Arguments,
 ) -> _Answer: ...
 def locked(
-    lock: _thread.LockType,
+    lock: _thread.LockType | _thread.RLock,
     function: Callable[[*_Arguments], _Answer],
     /,
     *arguments: *_Arguments,
 ) -> _Answer: ...
+def release_if_owned(lock: _thread.RLock, /) -> None: ...
 def new(
     cls: type[_File],
     name: Name,

@@ -374,6 +374,12 @@ def locked(lock, function, /, *arguments):
         lock.release()
 
 
+def release_if_owned(lock, /):
+    """Release a re-entrant lock unless this thread does not have it."""
+    if lock._is_owned():
+        lock.release()
+
+
 def new(cls, name, size, flags, mode, sealable, /):
     """Create carefully and return a `cls`, a kind of FileIO, that owns the descriptor.
 

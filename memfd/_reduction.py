@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import _thread
 import errno
+import functools
 import os
 import sys
 
-from memfd import _file, _loan, _mapping
+from memfd import _core, _file, _loan, _mapping
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,22 +45,12 @@ _reducers: dict[type, Callable[[Any], _Reduced]] = {}
 # forks: a child with half a module would wait for ever for the thread that loads it, which
 # stayed in the parent.  Re-entrant, as a signal handler may load something, too.
 loading = _thread.RLock()
-_forking: list[bool] = []
 
-
-def _before_fork() -> None:
-    loading.acquire()
-    _forking.append(True)
-
-
-def _after_fork() -> None:
-    if _forking:  # else a signal handler raised while it was waited for
-        _forking.pop()
-        loading.release()
-
-
+# In C, out of which no signal handler raises between two steps; while it is waited for, one
+# may, and then there is nothing to release.
+_after_fork = functools.partial(_core.release_if_owned, loading)
 os.register_at_fork(
-    before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork
+    before=loading.acquire, after_in_parent=_after_fork, after_in_child=_after_fork
 )
 
 # Modules that are loaded when they are needed.
@@ -84,15 +75,18 @@ def load_arrays() -> Any:
         # What others own is loaded before: it may take locks that they hold as they fork.
         import numpy  # noqa: F401
 
-        with loading:
-            from memfd import _array, _arraydict
-
-            register(_array.Array, _reduce_array)
-            register(_array.Memory, _reduce_memory)
-            register(_array.PooledMemory, _reduce_memory)
-            register(_arraydict.ArrayDict, _reduce_arraydict)
-            _arrays = _array
+        _arrays = _core.locked(loading, _import_arrays)
     return _arrays
+
+
+def _import_arrays() -> Any:
+    from memfd import _array, _arraydict
+
+    register(_array.Array, _reduce_array)
+    register(_array.Memory, _reduce_memory)
+    register(_array.PooledMemory, _reduce_memory)
+    register(_arraydict.ArrayDict, _reduce_arraydict)
+    return _array
 
 
 def load_handover() -> Any:
@@ -100,12 +94,15 @@ def load_handover() -> Any:
     if _handover is None:
         from multiprocessing import connection, resource_sharer, util  # noqa: F401
 
-        with loading:
-            from memfd import _handover as module
-
-            _handover = module
+        _handover = _core.locked(loading, _import_handover)
         if not _lingers:
             _linger_at_end(util)
+    return _handover
+
+
+def _import_handover() -> Any:
+    from memfd import _handover
+
     return _handover
 
 
