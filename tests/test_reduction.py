@@ -260,3 +260,30 @@ def test_a_fork_waits_for_imports(run, name):
         thread.join()
         assert os.waitpid(pid, 0)[1] == 0
     """)
+
+
+def test_a_handler_that_raises_while_forking_leaves_imports_free(run):
+    """Wherever a handler raises in what a fork has us do, others can load modules."""
+    run("""
+        import os, sys
+        import memfd
+        from memfd import _reduction
+
+        def profile(frame, event, argument):
+            # A handler runs before or after a call.
+            global left_over
+            left_over -= frame.f_code.co_filename == _reduction.__file__
+            if left_over == 0:
+                raise KeyboardInterrupt
+
+        sys.unraisablehook = lambda _: None  # where it is raised in a hook
+        for n in range(1, 20):
+            left_over = n
+            sys.setprofile(profile)
+            pid = os.fork()
+            sys.setprofile(None)
+            if pid == 0:
+                os._exit(_reduction.loading._is_owned())
+            assert not _reduction.loading._is_owned(), n
+            assert os.waitpid(pid, 0)[1] == 0, n
+    """)
