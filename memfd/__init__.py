@@ -51,17 +51,10 @@ from memfd._mapping import map as map
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from memfd import aio as aio
-    from memfd._array import (
-        Array,
-        empty,
-        empty_like,
-        full,
-        full_like,
-        zeros,
-        zeros_like,
-    )
+    from memfd._array import Array
     from memfd._arraydict import ArrayDict
     from memfd._bufferpool import BufferPool
+    from memfd._creation import empty, empty_like, full, full_like, zeros, zeros_like
     from memfd._describe import describe
     from memfd._handover import pending
     from memfd._listing import ls
@@ -88,14 +81,14 @@ _NUMPY_HOMES = {
     "ArrayDict": "_arraydict",
     "BufferPool": "_bufferpool",
     "attach": "_share",
-    "empty": "_array",
-    "empty_like": "_array",
+    "empty": "_creation",
+    "empty_like": "_creation",
     "freeze": "_share",
-    "full": "_array",
-    "full_like": "_array",
+    "full": "_creation",
+    "full_like": "_creation",
     "share": "_share",
-    "zeros": "_array",
-    "zeros_like": "_array",
+    "zeros": "_creation",
+    "zeros_like": "_creation",
 }
 
 # `map` is left out: a star import should not take the built-in function away; and `aio`,

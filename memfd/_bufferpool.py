@@ -15,6 +15,7 @@ from memfd import (
     _array,
     _block,
     _core,
+    _creation,
     _file,
     _fill,
     _npy,
@@ -255,7 +256,7 @@ class BufferPool:
         size = len(header) + source.nbytes
         frame = self._claim(size)
         if frame is None:
-            name = _array.default_name(source.dtype, source.shape)
+            name = _creation.default_name(source.dtype, source.shape)
             frame = self._claim_new(size, source.nbytes, name)
         if frame is None:
             return _share.share(
@@ -377,17 +378,17 @@ class BufferPool:
         >>> a.memfd.seals & memfd.Seal.FUTURE_WRITE
         <Seal.FUTURE_WRITE: 16>
         """
-        dtype, shape, header, nbytes = _array.layout(shape, dtype, order)
+        dtype, shape, header, nbytes = _creation.layout(shape, dtype, order)
         header = _npy.with_room(header, _block.MARK_SIZE)
         size = len(header) + nbytes
         frame = self._claim(size)
         if frame is None:
-            name = _array.default_name(dtype, shape)
+            name = _creation.default_name(dtype, shape)
             frame = self._claim_new(size, nbytes, name)
             if frame is None and self._has_blocks:
                 frame = _block.claim_new(self._new_block(size, 0, name), PooledMemory)
         if frame is None:
-            return _array.empty(shape, dtype, order, populate=True, name=self._name)
+            return _creation.empty(shape, dtype, order, populate=True, name=self._name)
         frame._begin(header)
         if clear:
             frame._clear(len(header))  # guard: an earlier frame -> pass

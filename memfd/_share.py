@@ -22,7 +22,6 @@ from memfd import (
     _source,
 )
 from memfd._array import (
-    FIXED_SIZE,
     Array,
     Memory,
     PooledMemory,
@@ -31,6 +30,7 @@ from memfd._array import (
     view,
 )
 from memfd._arraydict import ArrayDict
+from memfd._creation import FIXED_SIZE, default_name
 from memfd._seal import Seal
 
 TYPE_CHECKING = False
@@ -242,7 +242,7 @@ def share(
     source = _source.Source(array, dtype, order)
     header = _npy.header(source.dtype, source.shape, source.fortran)
     memfd = _file.filled(
-        _array.default_name(source.dtype, source.shape) if name is None else name,
+        default_name(source.dtype, source.shape) if name is None else name,
         lambda memfd, huge: source.fill(memfd, header, huge, threads),
         huge,
         seals,

@@ -121,7 +121,7 @@ def test_docstring_examples(name):
         runner.run(test, clear_globs=True)
 
     assert runner.failures == 0
-    if name in ("_core", "_mapping", "_file", "_array"):
+    if name in ("_core", "_mapping", "_file", "_creation"):
         assert runner.tries >= 6
 
 
