@@ -50,7 +50,7 @@ TEXTS = {
         r"|runpy|main\(|loky|joblib|run_in_child|get_reusable_executor"
     ),
     "it closes or looks at a number that another thread may have by then": (
-        r"os\.close\(\w+\.fileno\(\)\)|os\.dup2|Bad file"
+        r"os\.close\(\w+\.fileno\(\)\)|os\.dup2|Bad file|from_fd\(number\)"
     ),
     "it has to be alone: what it awaits is the next thing that is allocated": (
         r"weakref|gc\.(get_objects|collect)|tracemalloc"

@@ -409,7 +409,7 @@ def test_what_the_layout_says():
 
 
 @pytest.mark.parametrize(
-    ("f", "words"),
+    ("make", "words"),
     [
         (lambda: made(magic=b"\x93\r\nMFDOA"), "does not hold"),
         (lambda: made(version=2), "version 2"),
@@ -435,12 +435,12 @@ def test_what_the_layout_says():
         (lambda: memfd.share(np.ones(3)).memfd, "does not hold"),
     ],
 )
-def test_damaged_objects(f, words):
+def test_damaged_objects(make, words):
     """Cut off, foreign, newer, or with buffers elsewhere: ValueError, before pickle."""
-    if words == "does not hold" and f().size == 0:
+    if words == "does not hold" and make().size == 0:
         words = "does not hold|empty"
     with pytest.raises(ValueError, match=words):
-        memfd.load(f())
+        memfd.load(make())
 
 
 @pytest.mark.parametrize("less", [1, 8, 16, 24])
