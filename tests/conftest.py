@@ -1,5 +1,7 @@
 """What every test gets: a memfd, the leak check, and children that must not crash."""
 
+import ctypes
+import errno
 import fcntl
 import gc
 import os
@@ -140,6 +142,14 @@ def huge_page():
         finally:
             if (pool / "nr_hugepages").read_text() != before:
                 (pool / "nr_hugepages").write_text(before)
+
+
+@pytest.fixture(scope="session")
+def has_cachestat():
+    """Whether holes can be looked for without another descriptor (Linux 6.5)."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.syscall(451, -1, None, None, 0)
+    return ctypes.get_errno() != errno.ENOSYS
 
 
 @pytest.fixture
