@@ -16,9 +16,9 @@ import memfd
 # test of these is run in one thread by the ordinary run, and left out here.
 FIXTURES = {
     "what it tests is done in a child, which has the process for itself": [
-        "as_nobody", "command", "holder", "in_interpreters", "namespace", "other", "pip",
-        "play", "program", "python", "race", "run", "server", "shell", "start", "strace",
-        "stranger",
+        "as_nobody", "attempt", "command", "holder", "in_interpreters", "namespace",
+        "other", "pip", "play", "program", "python", "race", "run", "server", "shell",
+        "start", "strace", "stranger", "template", "usual",
     ],
     "all threads would have the same object of a fixture, and change it": [
         "alone", "closed", "compiled", "example", "executable", "fd", "foreign", "getfd",
