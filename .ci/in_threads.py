@@ -61,7 +61,7 @@ TEXTS = {
 # The rest, by what their names match.
 NAMES = {
     "it runs a test or a page of examples, which prints": (
-        r"test_package.*(doc|examples|leaks|readme|version)"
+        r"test_package.*(doc|examples|leaks|readme|version)|test_blocks"
     ),
     "what the kernel grants at once it may grant later when many ask": (
         r"test_large_blocks_are_huge_pages|test_waits_for_an_array_here"
