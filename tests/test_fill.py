@@ -5,6 +5,7 @@ import errno
 import fcntl
 import mmap
 import os
+import sys
 import threading
 
 import numpy as np
@@ -389,7 +390,8 @@ def test_madvise_fails(run, strace, reason, error, when):
 
     kind, huge = out.split()
     assert kind == "shared"
-    if reason:
+    # From Python 3.15 on the interpreter's own calls come first, for what it allocates.
+    if reason or sys.version_info >= (3, 15):
         return
     # The first call is MADV_DONTFORK, without which nothing is mapped for writing.
     if when in ("1", "1+") or (when == "2" and error == "ENOMEM"):
