@@ -35,9 +35,8 @@ if TYPE_CHECKING:
     _Function = TypeVar("_Function")
 
 FIXED_SIZE = Seal.SHRINK | Seal.GROW
-_MOST = (
-    2**63 - 1 - (1 << 16)
-)  # bytes of an array, so that its header fits into the file
+# Bytes of an array, so that its header fits into the file.
+_MOST = 2**63 - 1 - (1 << 16)
 
 
 def _typed_as(like: _Function) -> Callable[[object], _Function]:
