@@ -174,6 +174,68 @@ def run():
     return run
 
 
+# What programs about memfds that go through multiprocessing begin with.  `slip` tells where
+# a sender has something; its numbers can be changed, as if another process or file had got
+# them since.
+HANDOVER = """
+import ctypes, multiprocessing, os, pickle, signal, struct, sys, time
+import numpy as np
+import memfd
+from memfd import _handover, _loan, _ticket
+from multiprocessing.reduction import ForkingPickler
+
+FIELDS = "16sQQQQQqqiiiiii"
+NAMES = "NUMBER PIPE_DEVICE PIPE_INODE DEVICE INODE SIZE MODIFIED PID PIPE LOAN ORIGINAL"
+NAMES += " ACCESS IMMUTABLE"
+globals().update({name: i for i, name in enumerate(NAMES.split(), 1)})
+
+def descriptors(pid="self"):
+    return len(os.listdir(f"/proc/{pid}/fd")) - (pid == "self")
+
+def until(condition, what):
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end, what
+        time.sleep(0.005)
+
+def changed(memfd, **fields):
+    slip, ticket, name = _handover.give(memfd)
+    numbers = list(struct.unpack(FIELDS, slip))
+    for field, number in fields.items():
+        numbers[globals()[field]] = number
+    return struct.pack(FIELDS, *numbers), ticket, name
+
+def no_ticket(*arguments):
+    raise AssertionError("asked for a ticket")
+
+def forked(function):
+    pid = os.fork()
+    if pid == 0:
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # when this process ends
+        try:
+            function()
+            os._exit(0)
+        except BaseException:
+            import traceback
+            traceback.print_exc()
+        os._exit(1)
+    return pid
+
+def succeeded(pid):
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+"""
+
+
+@pytest.fixture
+def play(run):
+    """Run a program after HANDOVER."""
+
+    def play(program, **options):
+        return run(HANDOVER + textwrap.dedent(program), **options)
+
+    return play
+
+
 @pytest.fixture
 def patience():
     """How many times as long as usual this machine takes."""
