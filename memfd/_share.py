@@ -348,8 +348,8 @@ def attach(
         _core.keeping(_foreign.check_seals, memfd, require)  # guard: attach, array
         memory = map_memory(memfd, mode)
         return view(memory, x.dtype, x.shape, offset, x.strides)
-    # Neither here nor in locate() of what most have: with cold caches it takes as long as
-    # two system calls to ask for a kind of Mapping.
+    # Last, here and in locate(): with cold caches it takes as long as two system calls to
+    # find out that something is no Mapping.
     if not isinstance(x, _file.Memfd) and isinstance(x, ArrayDict):
         memfd = _array.open_memfd_of(_arraydict.memory_of(x))
         _core.keeping(_foreign.check_seals, memfd, require)  # guard: attach, ArrayDict
