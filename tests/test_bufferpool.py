@@ -228,15 +228,18 @@ def test_an_overlapping_source(pool):
 @pytest.mark.skipif(not HUGE, reason="this kernel has no transparent huge pages")
 def test_large_blocks_are_huge_pages():
     """A block that shall consist of huge pages does, for readers, too."""
-    with (
-        memfd.BufferPool(huge="always") as pool,
-        memfd.BufferPool(huge="never") as other,
-    ):
-        info = pool.put(np.ones(3 * HUGE, "u1")).memfd.info()
-        if info.huge is None:
+    frame = np.ones(3 * HUGE, "u1")
+    # Where many want memory at once the kernel refuses single ones (EAGAIN).
+    for _ in range(20):
+        with memfd.BufferPool(huge="always") as pool:
+            huge = pool.put(frame).memfd.info().huge
+        if huge is None:
             pytest.skip("the kernel does not tell about huge pages")
-        assert info.huge >= 3 * HUGE
-        assert other.put(np.ones(3 * HUGE, "u1")).memfd.info().huge == 0
+        if huge >= frame.nbytes:
+            break
+    assert huge >= frame.nbytes
+    with memfd.BufferPool(huge="never") as pool:
+        assert pool.put(frame).memfd.info().huge == 0
 
 
 def test_empty_is_filled_here_and_read_there(pool):
