@@ -9,6 +9,8 @@ without privilege and whatever ``shmem_enabled`` says; the copy into it takes no
 and readers take one instead of 512.
 """
 
+import _thread
+
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.object cimport PyObject_AsFileDescriptor
@@ -322,7 +324,7 @@ def _fill_parts(list parts):
         _write_pieces(*part)
 
 
-def _help(list parts, list fillers, list errors):
+def _help(list parts, list fillers, list errors, done):
     """Fill parts in a thread; an exception ends those of all other threads, too."""
     try:
         _fill_parts(parts)
@@ -330,12 +332,23 @@ def _help(list parts, list fillers, list errors):
         errors.append(error)
         for filler in fillers:
             filler.stop()
+    finally:
+        done.release()
+
+
+def _wait(list working):
+    """Wait for the locks that threads release as they end; what was waited for is gone."""
+    while working:
+        working[-1].acquire()
+        working.pop()
 
 
 def _in_threads(fd, pieces, start, end, huge, alone, count):
-    """Let threads, and this one, fill parts of whole huge pages."""
-    from threading import Thread
+    """Let threads, and this one, fill parts of whole huge pages.
 
+    Threads without `threading`: out of whose ``start`` a signal handler that raises comes
+    as RuntimeError, as if there were no thread, or leaves it waiting for ever.
+    """
     page = HUGE_PAGE_SIZE or 1
     step = (end - start) // count
     bounds = [(start + step * i) // page * page for i in range(1, count)]
@@ -346,23 +359,22 @@ def _in_threads(fd, pieces, start, end, huge, alone, count):
         (filler, pieces, begin, stop)
         for filler, (begin, stop) in zip(fillers, ranges, strict=True)
     ]
-    threads, errors = [], []
+    working, errors = [], []
     try:
         for _ in range(count - 1):
-            thread = Thread(target=_help, args=(parts, fillers, errors))
+            done = _thread.allocate_lock()
+            done.acquire()
             try:
-                thread.start()
+                _thread.start_new_thread(_help, (parts, fillers, errors, done))
             except RuntimeError:
                 break  # a limit, or the end of the program: those there are do it all
-            threads.append(thread)
+            working.append(done)
         _fill_parts(parts)
-        for thread in threads:
-            thread.join()
+        _wait(working)
     except BaseException as error:
         for filler in fillers:
             filler.stop()
-        for thread in threads:
-            thread.join()
+        _wait(working)
         if not isinstance(error, _Stopped):
             raise
     finally:
