@@ -73,6 +73,9 @@ def locked(
     /,
     *arguments: *_Arguments,
 ) -> _Answer: ...
+def start_daemon(
+    function: Callable[[*_Arguments], object], /, *arguments: *_Arguments
+) -> bool: ...
 def release_if_owned(lock: _thread.RLock, /) -> None: ...
 def new(
     cls: type[_File],

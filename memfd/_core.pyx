@@ -7,6 +7,7 @@ Each has a C function without the GIL (in the .pxd, for other packages too) and 
 function beside it.  This is the only file that turns errno into exceptions with advice.
 """
 
+import _thread
 import io
 import os
 
@@ -372,6 +373,23 @@ def locked(lock, function, /, *arguments):
         return function(*arguments)
     finally:
         lock.release()
+
+
+def start_daemon(function, /, *arguments):
+    """Call ``function(*arguments)`` in a thread that nobody waits for.
+
+    Return whether there is one: not as the interpreter ends, nor in one without such.  In
+    one step, out of which no signal handler raises, as it does in the midst of
+    ``threading.Thread.start``.
+    """
+    allowed = getattr(_thread, "daemon_threads_allowed", None)  # since Python 3.12
+    if allowed is not None and not allowed():
+        return False
+    try:
+        _thread.start_new_thread(function, arguments)
+    except RuntimeError:
+        return False
+    return True
 
 
 def release_if_owned(lock, /):

@@ -6,6 +6,7 @@ through /proc, and a ticket for all others.
 
 from __future__ import annotations
 
+import _thread
 import _weakref
 import contextlib
 import errno
@@ -19,7 +20,7 @@ import threading
 import time
 from multiprocessing import context, process, reduction, util
 
-from memfd import _file, _loan, _ticket
+from memfd import _core, _file, _loan, _ticket
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ _starting: list[_weakref.ref[Any]] = []
 # The descriptors that this process got when it was started, as they are taken.
 _inherited: set[int] = set()
 _desk: _loan.Desk | None = None
-_opening = threading.Lock()
+_opening = _thread.RLock()  # a signal handler may send, too
 _is_staying = False  # whether a thread lingers
 
 
@@ -64,6 +65,8 @@ def give(memfd: Memfd) -> tuple[bytes | None, Any, str]:
         loan = _loan_of(memfd)
         if loan not in known and len(known) < _MOST_ARGUMENTS:
             known[loan] = reduction.DupFd(loan.fileno())
+        else:
+            loan.drop()
         if loan in known:
             return None, known[loan], memfd.name
     return *_lend(memfd), memfd.name
@@ -112,8 +115,7 @@ def collect() -> None:
     desk = _desk
     if desk is not None:
         for entry in desk.read(_pending):
-            if entry is not None:
-                _ticket.sharer.forget(entry[2])
+            _ticket.sharer.forget(entry[2])
         if desk.fileno() == -1:  # somebody closed it
             _desk = None
 
@@ -160,7 +162,9 @@ def pending() -> int:
 
 
 def _lend(memfd: Memfd) -> tuple[bytes, Ticket]:
-    desk = _desk or _open_desk()
+    desk = _desk
+    if desk is None or not desk.is_kept:
+        desk = _core.locked(_opening, _open_desk)
     if len(_pending) >= _FEW:
         collect()
         if len(_pending) >= _MANY:
@@ -169,14 +173,18 @@ def _lend(memfd: Memfd) -> tuple[bytes, Ticket]:
             if len(_pending) > most:
                 _give_up()  # guard: bound -> pass
     loan = _loan_of(memfd)
-    number, slip = desk.write(loan, memfd)
+    try:
+        number, slip = desk.write(loan, memfd)
+    except BaseException:
+        loan.drop()
+        raise
     entry = _pending[number] = [loan, time.monotonic(), None]
     ticket = _ticket.sharer.register(
-        functools.partial(_send, number), functools.partial(_pending.pop, number, None)
+        functools.partial(_send, number), functools.partial(_drop, number)
     )
     entry[2] = ticket[1]
     if util.is_exiting():
-        _stay()
+        _core.locked(_opening, _stay)
     return slip, ticket
 
 
@@ -187,14 +195,16 @@ def _release_arguments() -> None:
         if popen is None or hasattr(popen, "pid"):
             with contextlib.suppress(ValueError):  # another thread did it
                 _starting.remove(ref)
-            if popen is not None:
-                popen._memfd.clear()
+            with contextlib.suppress(KeyError):  # that was the last one
+                while popen is not None:
+                    loan, _ = popen._memfd.popitem()
+                    loan.drop()
 
 
 def _loan_of(memfd: Memfd) -> _loan.Loan:
-    """Return the one duplicate for all messages with this memfd."""
+    """Return the one duplicate for all messages with this memfd, held once more."""
     loan: _loan.Loan | None = None if memfd._loan is None else memfd._loan()
-    if loan is None:
+    if loan is None or not loan.hold():
         loan = _duplicate(memfd)
         memfd._loan = _weakref.ref(loan)
     return loan
@@ -221,13 +231,25 @@ def _duplicate(memfd: Memfd) -> _loan.Loan:
 def _send(number: int, connection: Any, pid: int) -> None:
     """Answer a ticket; called in the thread of the resource sharer."""
     loan = _pending[number][0]
-    reduction.send_handle(connection, loan.fileno(), pid)
+    # Meanwhile somebody else may take the entry, and drop the loan.
+    if not loan.hold():  # guard: loan that is sent -> pass
+        raise KeyError(number)
+    try:
+        reduction.send_handle(connection, loan.fileno(), pid)
+    finally:
+        loan.drop()
+
+
+def _drop(number: int) -> int | None:
+    """Keep nothing for a message any more; return the key of its ticket."""
+    loan, _, key = _pending.pop(number, (None, None, None))
+    if loan is not None:
+        loan.drop()
+    return key
 
 
 def _forget(number: int) -> None:
-    entry = _pending.pop(number, None)
-    if entry is not None:
-        _ticket.sharer.forget(entry[2])
+    _ticket.sharer.forget(_drop(number))
 
 
 def _give_up() -> None:
@@ -254,16 +276,12 @@ def _adopted(fd: int, name: str) -> Memfd:
 
 def _open_desk() -> _loan.Desk:
     global _desk
-    with _opening:
-        if _desk is None:
-            desk = _loan.Desk()
-            thread = threading.Thread(
-                target=_keep_collecting, args=(desk,), daemon=True
-            )
-            with contextlib.suppress(RuntimeError):  # the interpreter is ending
-                thread.start()
-            _desk = desk
-        return _desk
+    # A signal handler may send in the midst of this, or raise; then the next message begins
+    # the thread.  A second one does no harm.
+    desk = _desk = _desk or _loan.Desk()
+    if not desk.is_kept:
+        desk.is_kept = _core.start_daemon(_keep_collecting, desk)
+    return desk
 
 
 def _keep_collecting(desk: _loan.Desk) -> None:
@@ -309,34 +327,39 @@ def linger() -> bool:
 def _stay() -> None:
     """Linger in a thread, which is waited for: at the end, somebody still sends."""
     global _is_staying
-    with _opening:
-        if _is_staying or process.parent_process() is None:
-            return
+    if _is_staying or process.parent_process() is None:
+        return
+    thread = threading.Thread(target=_keep_lingering, daemon=False)
+    _is_staying = True
+    try:
         # Where no thread begins any more, `linger` is still to come.
         with contextlib.suppress(RuntimeError):
-            threading.Thread(target=_keep_lingering, daemon=False).start()
-            _is_staying = True
+            thread.start()
+    finally:
+        _is_staying = thread.is_alive()
 
 
 def _keep_lingering() -> None:
+    while _core.locked(_opening, _has_to_stay, linger()):
+        pass
+
+
+def _has_to_stay(received_all: bool) -> bool:
     global _is_staying
-    while True:
-        received_all = linger()
-        with _opening:
-            # What is sent from now on begins anew, what was sent before is seen here.
-            if not received_all or not pending():
-                _is_staying = False
-                return
+    # What is sent from now on begins anew, what was sent before is seen here.
+    _is_staying = received_all and pending() > 0
+    return _is_staying
 
 
 def _begin_anew() -> None:
     """Start empty in a forked child: the parent keeps what it sent."""
     global _desk, _opening, _is_staying
-    _opening = threading.Lock()  # a thread of the parent may have had it
+    _opening = _thread.RLock()  # a thread of the parent may have had it
     _is_staying = False
     _starting.clear()
-    _ticket.sharer._afterfork()  # guard: tickets of a parent
-    _pending.clear()  # also what had no ticket yet
+    _ticket.sharer.begin_anew()  # guard: tickets of a parent
+    for number in list(_pending):
+        _drop(number)
     if _desk is not None:
         _desk.close()
         _desk = None

@@ -35,6 +35,15 @@ cdef extern from "fcntl.h" nogil:
     int F_DUPFD_CLOEXEC
 
 cdef extern from *:
+    int __ATOMIC_ACQ_REL
+    int __ATOMIC_RELAXED
+    int __atomic_load_n(const int *count, int order) nogil
+    int __atomic_sub_fetch(int *count, int value, int order) nogil
+    bint __atomic_compare_exchange_n(
+        int *count, int *expected, int value, bint weak, int order, int otherwise
+    ) nogil
+
+cdef extern from *:
     """
     #define MEMFD_NANOSECONDS(status) \
         ((int64_t)(status).st_mtim.tv_sec * 1000000000 + (status).st_mtim.tv_nsec)
@@ -106,10 +115,15 @@ cdef void _close(int fd, uint64_t device, uint64_t inode) noexcept nogil:
 cdef class Loan:
     """Loan(fd)
 
-    The owner of a duplicate of `fd`, which is closed with the object.
+    The owner of a duplicate of `fd`, which is closed when all who hold it have dropped it:
+    who made it, and each who called `hold` since.  Or with the object.
+
+    Without a GIL the object is not enough.  A thread that drops the last reference leaves
+    it to the one that made the object, which may sleep in a system call for ever.
     """
 
     cdef object __weakref__
+    cdef int _holders  # atomic; 0: closed
     cdef int _fd
     cdef int _access
     cdef uint64_t _device
@@ -135,10 +149,31 @@ cdef class Loan:
             raise_errno("")
         self._device, self._inode = status.st_dev, status.st_ino
         self._access = access & O_ACCMODE
+        self._holders = 1
 
     def __dealloc__(self):
+        if self._holders != 0:
+            self._close()
+
+    cdef void _close(self) noexcept:
         with nogil:
             _close(self._fd, self._device, self._inode)
+
+    def hold(self):
+        """Keep the duplicate until `drop` is called; return False if it was closed."""
+        cdef int holders = __atomic_load_n(&self._holders, __ATOMIC_RELAXED)
+        while holders > 0:  # guard: closed loan -> while True:
+            if __atomic_compare_exchange_n(
+                &self._holders, &holders, holders + 1, False,
+                __ATOMIC_ACQ_REL, __ATOMIC_RELAXED,
+            ):
+                return True
+        return False
+
+    cpdef drop(self):
+        """Need the duplicate no more."""
+        if __atomic_sub_fetch(&self._holders, 1, __ATOMIC_ACQ_REL) == 0:
+            self._close()
 
     def fileno(self):
         """Return the duplicate, which stays owned here."""
@@ -151,6 +186,7 @@ cdef class Desk:
     Where this process writes slips, and learns which of them were used.
     """
 
+    cdef public bint is_kept  # whether somebody waits for what is given back
     cdef int _ends[2]
     cdef Slip _form
 
@@ -229,9 +265,10 @@ cdef class Desk:
         return slip.number, PyBytes_FromStringAndSize(<char *>&slip, sizeof(Slip))
 
     def read(self, dict pending, /):
-        """Take what was given back out of `pending`, number -> anything, and return it.
+        """Take what was given back out of `pending` and return it.
 
-        Where somebody closed the pipe, `fileno` is -1 from now on.
+        That is number -> a list that begins with a Loan, which is dropped.  Where somebody
+        closed the pipe, `fileno` is -1 from now on.
         """
         cdef uint64_t numbers[_AT_ONCE]
         cdef ssize_t got = sizeof(numbers)
@@ -245,7 +282,10 @@ cdef class Desk:
             while got == sizeof(numbers):
                 got = read(self._ends[0], numbers, sizeof(numbers))
                 for i in range(got // <ssize_t>sizeof(uint64_t)):
-                    found.append(pending.pop(numbers[i], None))
+                    entry = pending.pop(numbers[i], None)
+                    if entry is not None:
+                        (<Loan?>entry[0]).drop()
+                        found.append(entry)
         return found
 
 

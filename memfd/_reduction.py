@@ -92,7 +92,7 @@ def _import_arrays() -> Any:
 def load_handover() -> Any:
     global _handover
     if _handover is None:
-        from multiprocessing import connection, resource_sharer, util  # noqa: F401
+        from multiprocessing import connection, reduction, util  # noqa: F401
 
         _handover = _core.locked(loading, _import_handover)
         if not _lingers:

@@ -6,6 +6,7 @@ thread there, and two processes that know the same authkey.
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import errno
 import multiprocessing.connection
@@ -14,31 +15,56 @@ import signal
 import socket
 import threading
 import time
-from multiprocessing import process, reduction, resource_sharer
+from multiprocessing import process, reduction
+
+from memfd import _core
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from typing import Any, TypeAlias
 
     Ticket: TypeAlias = tuple[Any, int]
+    _Send: TypeAlias = Callable[[Any, int], None]
+    _Close: TypeAlias = Callable[[], object]
 
 _PATIENCE = 10.0  # seconds after which who comes with a ticket is sent away
 _ANSWER = 60.0  # seconds after which a sender that does not answer counts as gone
 _REST = 0.02  # seconds until the next is answered, where one could not be
 
 
-class Sharer(resource_sharer._ResourceSharer):  # type: ignore[name-defined,misc]
-    """The resource sharer of multiprocessing, at an address that every user reaches.
+class Sharer:
+    """Where those with a ticket come, at an address that every user reaches.
 
-    Who asks has to know the authkey.  The address is abstract, in no folder: there is none
-    that only its owner may enter, and none is left where a process is killed.
+    As the resource sharer of multiprocessing, and for who knows the same authkey.  But the
+    address is abstract, in no folder: there is none that only its owner may enter, and none
+    is left where a process is killed.  And a signal handler may send something, or raise,
+    in the middle of it.
     """
 
-    _listener: Any
-    _address: Any
+    _listener: Any = None
+    _address: Any = None
+    _is_served = False
+    _key = 0
 
-    def _start(self) -> None:
+    def __init__(self) -> None:
+        self._lock = _thread.RLock()
+        self._cache: dict[int | None, tuple[_Send, _Close]] = {}
+
+    def register(self, send: _Send, close: _Close) -> Ticket:
+        """Return a ticket; who brings it is sent what ``send`` sends, then ``close()``."""
+        return _core.locked(self._lock, self._register, send, close)
+
+    def _register(self, send: _Send, close: _Close) -> Ticket:
+        if self._address is None:
+            self._listen()
+        if not self._is_served:  # two threads do no harm
+            self._is_served = _core.start_daemon(self._serve)
+        self._key += 1
+        self._cache[self._key] = send, close
+        return self._address, self._key
+
+    def _listen(self) -> None:
         listener = socket.socket(socket.AF_UNIX)
         try:
             listener.bind(f"\0memfd-{os.urandom(16).hex()}")
@@ -51,9 +77,6 @@ class Sharer(resource_sharer._ResourceSharer):  # type: ignore[name-defined,misc
         # Nothing is set before all is there: with an address it counts as started.
         self._authkey = process.current_process().authkey
         self._listener, self._address = listener, address
-        self._thread = threading.Thread(target=self._serve, daemon=True)
-        with contextlib.suppress(RuntimeError):  # the interpreter is ending
-            self._thread.start()
 
     def _serve(self) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
@@ -64,25 +87,36 @@ class Sharer(resource_sharer._ResourceSharer):  # type: ignore[name-defined,misc
                 # Who asked learns that it got nothing.  Without a descriptor left, the
                 # next one would fail at once.
                 time.sleep(_REST)
-        with self._lock:
+        _core.locked(self._lock, self._end)
+
+    def _end(self) -> None:
+        if self._listener is not None and not self._is_listening():
             self._listener.detach()
             self._listener = self._address = None
+            self._is_served = False
 
     def _is_listening(self) -> bool:
         """Tell whether nobody closed what it listens at."""
+        listener = self._listener
         try:
-            return os.fstat(self._listener.fileno()).st_ino == self._inode
+            return (
+                listener is not None
+                and os.fstat(listener.fileno()).st_ino == self._inode
+            )
         except OSError as error:
             return error.errno != errno.EBADF
 
-    def _afterfork(self) -> None:
-        if self._listener is not None and not self._is_listening():
-            self._listener.detach()
-        super()._afterfork()
+    def begin_anew(self) -> None:
+        """Forget, in a forked child, what its parent has."""
+        self._lock = _thread.RLock()  # a thread of the parent may have had it
+        self._cache.clear()
+        if self._is_listening():
+            self._listener.close()
+        self._end()
 
     def is_served(self) -> bool:
         """Tell whether there is no need to call `answer`."""
-        return self._listener is None or self._thread.is_alive()
+        return self._listener is None or self._is_served
 
     def forget(self, number: int | None) -> None:
         """Answer a ticket no more."""

@@ -81,6 +81,121 @@ def test_idle_sender_keeps_nothing(play):
     """)
 
 
+def test_memory_goes_when_it_was_given_back(play):
+    """However long a thread, or a traceback, still has the object that kept it."""
+    play("""
+        here, there = multiprocessing.Pipe()
+        f = memfd.from_bytes(b"data")
+        for _ in range(2):
+            here.send(f), here.send(f)
+            [loan] = {entry[0] for entry in _handover._pending.values()}
+            for left in (1, 0):
+                os.fstat(loan.fileno())
+                assert there.recv().read() == b"data"
+                until(lambda: len(_handover._pending) == left, "not given back")
+            try:
+                os.fstat(loan.fileno())
+            except OSError:
+                continue
+            raise SystemExit("the sender keeps what was received")
+    """)
+
+
+def test_a_loan_is_closed_by_the_last_who_holds_it(play):
+    """Never under somebody, and once, with eight threads that hold and drop it."""
+    play("""
+        import threading
+        sys.setswitchinterval(1e-6)
+        f = memfd.from_bytes(b"data")
+
+        def use():
+            wait.wait()
+            for _ in range(200):
+                if not loan.hold():
+                    return
+                os.fstat(loan.fileno())
+                loan.drop()
+
+        for n in range(50):
+            loan, wait = _loan.Loan(f), threading.Barrier(9)
+            threads = [threading.Thread(target=use) for _ in range(8)]
+            for thread in threads:
+                thread.start()
+            wait.wait()
+            time.sleep(0.0001 * (n % 10))
+            loan.drop()
+            for thread in threads:
+                thread.join()
+            assert not loan.hold()
+            with open("/dev/null") as other:
+                assert other.fileno() == loan.fileno()
+                loan = None
+                os.fstat(other.fileno())
+    """)
+
+
+@pytest.mark.parametrize("what", ["raises", "sends"])
+def test_a_signal_handler_in_a_first_message(play, what):
+    """At each line of Python: later messages, of other threads too, arrive and go."""
+    play(f"""
+        import threading
+        f = memfd.from_bytes(b"data")
+        here, there = multiprocessing.Pipe()
+
+        def handle():
+            if "{what}" == "raises":
+                raise KeyboardInterrupt
+            here.send_bytes(ForkingPickler.dumps(f))
+
+        def interrupted(nth):
+            def trace(frame, event, argument):
+                nonlocal nth
+                nth -= event == "line"
+                if nth == 0:
+                    sys.settrace(None)
+                    handle()
+                return trace
+
+            message = None
+            sys.settrace(trace)
+            try:
+                message = ForkingPickler.dumps(f)
+            except KeyboardInterrupt:
+                pass
+            finally:
+                sys.settrace(None)
+            if message is not None:
+                here.send_bytes(message)
+            return nth <= 0
+
+        def send_and_receive(nth):
+            signal.alarm(30)
+            is_interrupted = interrupted(nth)
+            thread = threading.Thread(target=here.send, args=(f,))
+            thread.start(), thread.join()
+            count = 0
+            while there.poll():
+                assert there.recv().read() == b"data"
+                count += 1
+            assert count == 1 + (1 if not is_interrupted else 2 * ("{what}" == "sends"))
+            # One that was interrupted may count as sent, and is never received.
+            most = is_interrupted and "{what}" == "raises"
+            until(lambda: len(_handover._pending) <= most, "an idle sender keeps it")
+            os._exit(2 if is_interrupted else 0)
+
+        count = 0
+        while True:
+            count += 1
+            code = os.waitstatus_to_exitcode(
+                os.waitpid(forked(lambda: send_and_receive(count)), 0)[1]
+            )
+            if code != 2:
+                break
+        assert code == 0, (code, count)
+        assert count > 40, count
+    """)
+
+
 def test_known_memory_is_not_opened_again(play):
     """A receiver that still maps the same immutable memfd opens nothing, maps nothing."""
     play("""
