@@ -135,8 +135,9 @@ class Sharer:
             multiprocessing.connection.deliver_challenge(connection, key)
             multiprocessing.connection.answer_challenge(connection, key)
             number, pid = connection.recv()
-            send, close = self._cache.pop(number, (None, None))
-            if send is not None:
+            asked_for = self._cache.pop(number, None)
+            if asked_for is not None:
+                send, close = asked_for
                 try:
                     send(connection, pid)
                 finally:
