@@ -229,7 +229,7 @@ def _duplicate(memfd: Memfd) -> _loan.Loan:
 
 
 def _send(number: int, connection: Any, pid: int) -> None:
-    """Answer a ticket; called in the thread of the resource sharer."""
+    """Answer a ticket; called in the thread of the sharer."""
     loan = _pending[number][0]
     # Meanwhile somebody else may take the entry, and drop the loan.
     if not loan.hold():  # guard: loan that is sent -> pass
@@ -276,9 +276,11 @@ def _adopted(fd: int, name: str) -> Memfd:
 
 def _open_desk() -> _loan.Desk:
     global _desk
-    # A signal handler may send in the midst of this, or raise; then the next message begins
-    # the thread.  A second one does no harm.
-    desk = _desk = _desk or _loan.Desk()
+    if _desk is None:
+        desk = _loan.Desk()
+        _desk = _desk or desk  # a signal handler may have been quicker
+    desk = _desk
+    # Where one raises before this, the next message begins the thread; two do no harm.
     if not desk.is_kept:
         desk.is_kept = _core.start_daemon(_keep_collecting, desk)
     return desk

@@ -42,8 +42,8 @@ class Sharer:
     in the middle of it.
     """
 
-    _listener: Any = None
-    _address: Any = None
+    # Where it listens: the socket, its address and inode, and the authkey of that time.
+    _place: tuple[socket.socket, bytes, int, bytes] | None = None
     _is_served = False
     _key = 0
 
@@ -56,27 +56,29 @@ class Sharer:
         return _core.locked(self._lock, self._register, send, close)
 
     def _register(self, send: _Send, close: _Close) -> Ticket:
-        if self._address is None:
-            self._listen()
+        _, address, _, _ = self._place or self._listen()
         if not self._is_served:  # two threads do no harm
             self._is_served = _core.start_daemon(self._serve)
-        self._key += 1
-        self._cache[self._key] = send, close
-        return self._address, self._key
+        number = self._key = self._key + 1
+        self._cache[number] = send, close
+        return address, number
 
-    def _listen(self) -> None:
+    def _listen(self) -> tuple[socket.socket, bytes, int, bytes]:
         listener = socket.socket(socket.AF_UNIX)
         try:
             listener.bind(f"\0memfd-{os.urandom(16).hex()}")
             listener.listen(128)
-            address = listener.getsockname()
-            self._inode = os.fstat(listener.fileno()).st_ino
+            inode = os.fstat(listener.fileno()).st_ino
+            authkey = process.current_process().authkey
+            place = listener, listener.getsockname(), inode, authkey
         except BaseException:
             listener.close()
             raise
-        # Nothing is set before all is there: with an address it counts as started.
-        self._authkey = process.current_process().authkey
-        self._listener, self._address = listener, address
+        # At once, and unless a signal handler was quicker.
+        self._place = found = self._place or place
+        if found is not place:
+            listener.close()
+        return found
 
     def _serve(self) -> None:
         signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
@@ -90,19 +92,20 @@ class Sharer:
         _core.locked(self._lock, self._end)
 
     def _end(self) -> None:
-        if self._listener is not None and not self._is_listening():
-            self._listener.detach()
-            self._listener = self._address = None
+        place = self._place
+        if place is not None and not self._is_listening():
+            place[0].detach()
+            self._place = None
             self._is_served = False
 
     def _is_listening(self) -> bool:
         """Tell whether nobody closed what it listens at."""
-        listener = self._listener
+        place = self._place
+        if place is None:
+            return False
+        listener, _, inode, _ = place
         try:
-            return (
-                listener is not None
-                and os.fstat(listener.fileno()).st_ino == self._inode
-            )
+            return os.fstat(listener.fileno()).st_ino == inode
         except OSError as error:
             return error.errno != errno.EBADF
 
@@ -110,13 +113,13 @@ class Sharer:
         """Forget, in a forked child, what its parent has."""
         self._lock = _thread.RLock()  # a thread of the parent may have had it
         self._cache.clear()
-        if self._is_listening():
-            self._listener.close()
+        if self._place is not None and self._is_listening():
+            self._place[0].close()
         self._end()
 
     def is_served(self) -> bool:
         """Tell whether there is no need to call `answer`."""
-        return self._listener is None or self._is_served
+        return self._place is None or self._is_served
 
     def forget(self, number: int | None) -> None:
         """Answer a ticket no more."""
@@ -125,12 +128,17 @@ class Sharer:
     @property
     def listener(self) -> Any:
         """Where those with a ticket come, for who calls `answer` when they do."""
-        return self._listener
+        place = self._place
+        return None if place is None else place[0]
 
     def answer(self) -> None:
         """Send what one ticket is for, unless it was redeemed before."""
-        accepted, _ = self._listener.accept()
-        key = _key_of(self._address, self._authkey)
+        place = self._place
+        if place is None:  # closed meanwhile, by `_serve`
+            return
+        listener, address, _, authkey = place
+        accepted, _ = listener.accept()
+        key = _key_of(address, authkey)
         with accepted, _connection(accepted, _PATIENCE) as connection:
             multiprocessing.connection.deliver_challenge(connection, key)
             multiprocessing.connection.answer_challenge(connection, key)
@@ -148,7 +156,7 @@ sharer = Sharer()
 
 
 def redeem(ticket: Ticket, name: str) -> int:
-    """Return the descriptor from the resource sharer of the sender."""
+    """Return the descriptor from the sharer of the sender."""
     try:
         return _asked_for(ticket)
     except RuntimeError as error:  # the descriptor was cut off

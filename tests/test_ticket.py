@@ -305,13 +305,13 @@ def test_a_stranger_who_says_nothing(play):
         _loan.fetch = lambda cls, slip: None
         here.send(memfd.from_bytes(b"data"))
         with socket.socket(socket.AF_UNIX) as stranger:
-            stranger.connect(_ticket.sharer._address)
+            stranger.connect(_ticket.sharer._place[1])
             assert there.recv().read() == b"data"
 
         here.send(memfd.from_bytes(b"more"))
         signal.alarm(20)
         with socket.socket(socket.AF_UNIX) as stranger:
-            stranger.connect(_ticket.sharer._address)
+            stranger.connect(_ticket.sharer._place[1])
             gone = threading.Event()
 
             def drip():

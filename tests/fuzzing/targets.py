@@ -782,7 +782,7 @@ def sharer():
     ticket = made.register(
         lambda connection, pid: made.sent.append(here.lent.fileno()), lambda: None
     )
-    kept(made._listener)
+    kept(made.listener)
     return made, ticket
 
 
