@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+import sysconfig
 
 import numpy as np
 import pytest
@@ -74,7 +75,9 @@ def test_demo_prints_an_aligned_table(command):
     memory = re.findall(r"([\d.]+) MiB", rows[-2])
     ours, pickled, _ = map(float, memory)
     assert 32 <= ours < 48
-    assert 96 <= pickled < 112
+    assert pickled >= 96
+    # Without a GIL the interpreter keeps what it freed: 480 MiB.
+    assert pickled < 112 or sysconfig.get_config_var("Py_GIL_DISABLED")
     assert re.fullmatch(
         r"memfd is [\d.]+ times (fast|slow)er than pickle "
         r"and takes [\d.]+ times (less|more) memory",
