@@ -232,7 +232,7 @@ def _send(number: int, connection: Any, pid: int) -> None:
     """Answer a ticket; called in the thread of the sharer."""
     loan = _pending[number][0]
     # Meanwhile somebody else may take the entry, and drop the loan.
-    if not loan.hold():  # guard: loan that is sent -> pass
+    if not loan.hold():  # guard: loan that is sent
         raise KeyError(number)
     try:
         reduction.send_handle(connection, loan.fileno(), pid)

@@ -28,6 +28,37 @@ def test_tickets_of_a_fork_are_its_own(play):
     """)
 
 
+def test_given_back_while_a_ticket_is_answered(play):
+    """The descriptor is there until it was sent, and is closed then."""
+    play("""
+        sent = memfd.from_bytes(b"data")
+        send_handle, inode = _handover.reduction.send_handle, os.fstat(sent.fileno()).st_ino
+
+        def send_slowly(connection, fd, pid):
+            assert _loan.give_back(slip)
+            until(lambda: not _handover._pending, "not given back")
+            handed_out.append(fd)
+            assert os.fstat(fd).st_ino == inode
+            send_handle(connection, fd, pid)
+
+        handed_out = []
+        slip, ticket, _ = _handover.give(sent)
+        _handover.reduction.send_handle = send_slowly
+        fd = _ticket.redeem(ticket, "")
+        assert os.fstat(fd).st_ino == inode
+        os.close(fd)
+
+        def is_closed():
+            try:
+                return os.fstat(handed_out[0]).st_ino != inode
+            except OSError:
+                return True
+
+        until(is_closed, "the descriptor is left")
+        assert sent.read() == b"data"
+    """)
+
+
 def test_a_ticket_for_another_file(play):
     """What the ticket brings is refused, and closed, if it is not the file of the slip."""
     play("""
