@@ -26,6 +26,7 @@ from posix.unistd cimport _SC_PAGESIZE, close, lseek, sysconf
 cimport memfd._linux as _linux
 
 from memfd._check cimport flags_argument, raise_errno, size_argument
+from memfd._owner cimport belong_to_all
 
 cdef extern from *:
     const char *MEMFD_VERSION
@@ -290,6 +291,7 @@ cdef class Descriptor:
     cdef int _fd
 
     def __cinit__(self):
+        belong_to_all(self)
         self._fd = -1
 
     def __dealloc__(self):

@@ -65,8 +65,6 @@ def give(memfd: Memfd) -> tuple[bytes | None, Any, str]:
         loan = _loan_of(memfd)
         if loan not in known and len(known) < _MOST_ARGUMENTS:
             known[loan] = reduction.DupFd(loan.fileno())
-        else:
-            loan.drop()
         if loan in known:
             return None, known[loan], memfd.name
     return *_lend(memfd), memfd.name
@@ -115,7 +113,7 @@ def collect() -> None:
     desk = _desk
     if desk is not None:
         for entry in desk.read(_pending):
-            _ticket.sharer.forget(entry[2])
+            _drop(entry)
         if desk.fileno() == -1:  # somebody closed it
             _desk = None
 
@@ -173,14 +171,10 @@ def _lend(memfd: Memfd) -> tuple[bytes, Ticket]:
             if len(_pending) > most:
                 _give_up()  # guard: bound -> pass
     loan = _loan_of(memfd)
-    try:
-        number, slip = desk.write(loan, memfd)
-    except BaseException:
-        loan.drop()
-        raise
+    number, slip = desk.write(loan, memfd)
     entry = _pending[number] = [loan, time.monotonic(), None]
     ticket = _ticket.sharer.register(
-        functools.partial(_send, number), functools.partial(_drop, number)
+        functools.partial(_send, number), functools.partial(_forget, number)
     )
     entry[2] = ticket[1]
     if util.is_exiting():
@@ -195,16 +189,14 @@ def _release_arguments() -> None:
         if popen is None or hasattr(popen, "pid"):
             with contextlib.suppress(ValueError):  # another thread did it
                 _starting.remove(ref)
-            with contextlib.suppress(KeyError):  # that was the last one
-                while popen is not None:
-                    loan, _ = popen._memfd.popitem()
-                    loan.drop()
+            if popen is not None:
+                popen._memfd.clear()
 
 
 def _loan_of(memfd: Memfd) -> _loan.Loan:
-    """Return the one duplicate for all messages with this memfd, held once more."""
+    """Return the one duplicate for all messages with this memfd."""
     loan: _loan.Loan | None = None if memfd._loan is None else memfd._loan()
-    if loan is None or not loan.hold():
+    if loan is None:
         loan = _duplicate(memfd)
         memfd._loan = _weakref.ref(loan)
     return loan
@@ -231,25 +223,17 @@ def _duplicate(memfd: Memfd) -> _loan.Loan:
 def _send(number: int, connection: Any, pid: int) -> None:
     """Answer a ticket; called in the thread of the sharer."""
     loan = _pending[number][0]
-    # Meanwhile somebody else may take the entry, and drop the loan.
-    if not loan.hold():  # guard: loan that is sent
-        raise KeyError(number)
-    try:
-        reduction.send_handle(connection, loan.fileno(), pid)
-    finally:
-        loan.drop()
-
-
-def _drop(number: int) -> int | None:
-    """Keep nothing for a message any more; return the key of its ticket."""
-    loan, _, key = _pending.pop(number, (None, None, None))
-    if loan is not None:
-        loan.drop()
-    return key
+    reduction.send_handle(connection, loan.fileno(), pid)
 
 
 def _forget(number: int) -> None:
-    _ticket.sharer.forget(_drop(number))
+    _drop(_pending.pop(number, None))
+
+
+def _drop(entry: list[Any] | None) -> None:
+    if entry is not None:
+        entry[0] = None  # without a GIL, the list belongs to the thread that made it
+        _ticket.sharer.forget(entry[2])
 
 
 def _give_up() -> None:
@@ -360,8 +344,7 @@ def _begin_anew() -> None:
     _is_staying = False
     _starting.clear()
     _ticket.sharer.begin_anew()  # guard: tickets of a parent
-    for number in list(_pending):
-        _drop(number)
+    _pending.clear()
     if _desk is not None:
         _desk.close()
         _desk = None

@@ -28,20 +28,12 @@ cimport memfd._linux as _linux
 
 from memfd._check cimport raise_errno
 from memfd._core cimport memfd_get_seals
+from memfd._owner cimport belong_to_all
 
 from memfd._core import init_file, keep
 
 cdef extern from "fcntl.h" nogil:
     int F_DUPFD_CLOEXEC
-
-cdef extern from *:
-    int __ATOMIC_ACQ_REL
-    int __ATOMIC_RELAXED
-    int __atomic_load_n(const int *count, int order) nogil
-    int __atomic_sub_fetch(int *count, int value, int order) nogil
-    bint __atomic_compare_exchange_n(
-        int *count, int *expected, int value, bint weak, int order, int otherwise
-    ) nogil
 
 cdef extern from *:
     """
@@ -115,15 +107,10 @@ cdef void _close(int fd, uint64_t device, uint64_t inode) noexcept nogil:
 cdef class Loan:
     """Loan(fd)
 
-    The owner of a duplicate of `fd`, which is closed when all who hold it have dropped it:
-    who made it, and each who called `hold` since.  Or with the object.
-
-    Without a GIL the object is not enough.  A thread that drops the last reference leaves
-    it to the one that made the object, which may sleep in a system call for ever.
+    The owner of a duplicate of `fd`, which is closed with the object.
     """
 
     cdef object __weakref__
-    cdef int _holders  # atomic; 0: closed
     cdef int _fd
     cdef int _access
     cdef uint64_t _device
@@ -132,6 +119,7 @@ cdef class Loan:
     def __cinit__(self, fd):
         cdef struct_stat status
         cdef int access = -1, error
+        belong_to_all(self)
         self._fd = -1
         kept = keep(fd)
         self._fd = fcntl(PyObject_AsFileDescriptor(kept), F_DUPFD_CLOEXEC, 3)
@@ -149,31 +137,10 @@ cdef class Loan:
             raise_errno("")
         self._device, self._inode = status.st_dev, status.st_ino
         self._access = access & O_ACCMODE
-        self._holders = 1
 
     def __dealloc__(self):
-        if self._holders != 0:
-            self._close()
-
-    cdef void _close(self) noexcept:
         with nogil:
             _close(self._fd, self._device, self._inode)
-
-    def hold(self):
-        """Keep the duplicate until `drop` is called; return False if it was closed."""
-        cdef int holders = __atomic_load_n(&self._holders, __ATOMIC_RELAXED)
-        while holders > 0:  # guard: closed loan -> while True:
-            if __atomic_compare_exchange_n(
-                &self._holders, &holders, holders + 1, False,
-                __ATOMIC_ACQ_REL, __ATOMIC_RELAXED,
-            ):
-                return True
-        return False
-
-    cpdef drop(self):
-        """Need the duplicate no more."""
-        if __atomic_sub_fetch(&self._holders, 1, __ATOMIC_ACQ_REL) == 0:
-            self._close()
 
     def fileno(self):
         """Return the duplicate, which stays owned here."""
@@ -265,10 +232,9 @@ cdef class Desk:
         return slip.number, PyBytes_FromStringAndSize(<char *>&slip, sizeof(Slip))
 
     def read(self, dict pending, /):
-        """Take what was given back out of `pending` and return it.
+        """Take what was given back out of `pending`, number -> anything, and return it.
 
-        That is number -> a list that begins with a Loan, which is dropped.  Where somebody
-        closed the pipe, `fileno` is -1 from now on.
+        Where somebody closed the pipe, `fileno` is -1 from now on.
         """
         cdef uint64_t numbers[_AT_ONCE]
         cdef ssize_t got = sizeof(numbers)
@@ -282,10 +248,7 @@ cdef class Desk:
             while got == sizeof(numbers):
                 got = read(self._ends[0], numbers, sizeof(numbers))
                 for i in range(got // <ssize_t>sizeof(uint64_t)):
-                    entry = pending.pop(numbers[i], None)
-                    if entry is not None:
-                        (<Loan?>entry[0]).drop()
-                        found.append(entry)
+                    found.append(pending.pop(numbers[i], None))
         return found
 
 

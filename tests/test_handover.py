@@ -81,59 +81,6 @@ def test_idle_sender_keeps_nothing(play):
     """)
 
 
-def test_memory_goes_when_it_was_given_back(play):
-    """However long a thread, or a traceback, still has the object that kept it."""
-    play("""
-        here, there = multiprocessing.Pipe()
-        f = memfd.from_bytes(b"data")
-        for _ in range(2):
-            here.send(f), here.send(f)
-            [loan] = {entry[0] for entry in _handover._pending.values()}
-            for left in (1, 0):
-                os.fstat(loan.fileno())
-                assert there.recv().read() == b"data"
-                until(lambda: len(_handover._pending) == left, "not given back")
-            try:
-                os.fstat(loan.fileno())
-            except OSError:
-                continue
-            raise SystemExit("the sender keeps what was received")
-    """)
-
-
-def test_a_loan_is_closed_by_the_last_who_holds_it(play):
-    """Never under somebody, and once, with eight threads that hold and drop it."""
-    play("""
-        import threading
-        sys.setswitchinterval(1e-6)
-        f = memfd.from_bytes(b"data")
-
-        def use():
-            wait.wait()
-            for _ in range(200):
-                if not loan.hold():
-                    return
-                os.fstat(loan.fileno())
-                loan.drop()
-
-        for n in range(50):
-            loan, wait = _loan.Loan(f), threading.Barrier(9)
-            threads = [threading.Thread(target=use) for _ in range(8)]
-            for thread in threads:
-                thread.start()
-            wait.wait()
-            time.sleep(0.0001 * (n % 10))
-            loan.drop()
-            for thread in threads:
-                thread.join()
-            assert not loan.hold()
-            with open("/dev/null") as other:
-                assert other.fileno() == loan.fileno()
-                loan = None
-                os.fstat(other.fileno())
-    """)
-
-
 @pytest.mark.parametrize("by", ["slip", "ticket"])
 @pytest.mark.parametrize("what", ["raises", "sends"])
 def test_a_signal_handler_in_a_first_message(play, what, by):

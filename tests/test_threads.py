@@ -328,6 +328,35 @@ assert len(kept) >= 16, kept
     """)
 
 
+def test_closing_does_not_wait_for_the_thread_that_made_the_file(race):
+    """That may be in a system call; without a GIL, what it made belongs to it."""
+    race("""
+begun = threading.Event()
+here, there = os.pipe()
+made = []
+
+def make():
+    made.append(memfd.from_bytes(b"x"))
+    begun.set()
+    os.read(here, 1)
+
+thread = threading.Thread(target=make)
+thread.start()
+begun.wait()
+[f] = made
+number = f.fileno()
+f.close()
+try:
+    os.fstat(number)
+except OSError as error:
+    assert error.errno == errno.EBADF
+else:
+    raise AssertionError("it is open")
+os.write(there, b"x")
+thread.join()
+    """)
+
+
 # --- mappings and arrays -------------------------------------------------------------
 
 
