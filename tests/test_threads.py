@@ -340,7 +340,7 @@ def make():
     begun.set()
     os.read(here, 1)
 
-thread = threading.Thread(target=make)
+thread = threading.Thread(target=make, daemon=True)
 thread.start()
 begun.wait()
 [f] = made
