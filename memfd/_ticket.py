@@ -13,7 +13,6 @@ import multiprocessing.connection
 import os
 import signal
 import socket
-import threading
 import time
 from multiprocessing import process, reduction
 
@@ -164,7 +163,8 @@ def redeem(ticket: Ticket, name: str) -> int:
             errno.EMFILE,
             f"{os.strerror(errno.EMFILE)}: no descriptor is left for memfd {name!r}",
         ) from error
-    except TimeoutError:  # what signal handlers like to raise
+    # No thread can be had, and what signal handlers like to raise.
+    except (BlockingIOError, TimeoutError):
         raise
     # Whoever took the address of a sender that is gone says what he likes, and some
     # versions of multiprocessing take it with an assertion, or an OSError without errno.
@@ -188,17 +188,27 @@ def _asked_for(ticket: Ticket) -> int:
     address, number = ticket
     key = _key_of(address, process.current_process().authkey)
     with socket.socket(socket.AF_UNIX) as asked:
-        asked.settimeout(_ANSWER)
-        try:
-            asked.connect(address)
-        except TimeoutError as error:
-            raise ConnectionError(error.errno, str(error)) from error
-        asked.setblocking(True)
+        _connect(asked, address)
         with _connection(asked, _ANSWER) as connection:
             multiprocessing.connection.answer_challenge(connection, key)
             multiprocessing.connection.deliver_challenge(connection, key)
             connection.send((number, os.getpid()))
             return reduction.recv_handle(connection)
+
+
+def _connect(sock: socket.socket, address: bytes) -> None:
+    """Connect, and wait where many do: not in the kernel, which has no deadline there."""
+    end = time.monotonic() + _ANSWER
+    sock.setblocking(False)
+    while True:
+        try:
+            sock.connect(address)
+            break
+        except BlockingIOError as error:
+            if time.monotonic() > end:
+                raise ConnectionError(error.errno, str(error)) from error
+            time.sleep(_REST)
+    sock.setblocking(True)
 
 
 @contextlib.contextmanager
@@ -207,19 +217,24 @@ def _connection(sock: socket.socket, seconds: float) -> Iterator[Any]:
 
     Strangers can be at both ends, and say nothing, or little at a time.
     """
-    timer = threading.Timer(seconds, _hang_up, (sock,))
-    timer.daemon = True
+    talking = _thread.allocate_lock()
+    talking.acquire()
     with multiprocessing.connection.Connection(os.dup(sock.fileno())) as connection:
-        timer.start()
+        if not _core.start_daemon(_hang_up, sock, seconds, talking):
+            raise BlockingIOError(
+                errno.EAGAIN, "no thread can be started to end waiting"
+            )
         try:
             yield connection
         finally:
-            timer.cancel()
+            talking.release()
 
 
-def _hang_up(sock: socket.socket) -> None:
-    with contextlib.suppress(OSError):  # it was answered meanwhile
-        sock.shutdown(socket.SHUT_RDWR)
+def _hang_up(sock: socket.socket, seconds: float, talking: _thread.LockType) -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    if not talking.acquire(timeout=seconds):
+        with contextlib.suppress(OSError):  # it was answered meanwhile
+            sock.shutdown(socket.SHUT_RDWR)
 
 
 def _key_of(address: bytes, authkey: bytes) -> bytes:

@@ -59,6 +59,57 @@ def test_given_back_while_a_ticket_is_answered(play):
     """)
 
 
+def test_an_interrupt_while_a_ticket_is_redeemed(play):
+    """At each line of Python that runs here it comes out as it is."""
+    play("""
+        _ticket._ANSWER = _ticket._PATIENCE = 0.5  # for what is interrupted as it ends
+        sent = memfd.from_bytes(b"data")
+
+        def interrupted(nth):
+            def trace(frame, event, argument):
+                nonlocal nth
+                nth -= event == "line"
+                if nth == 0:
+                    raise KeyboardInterrupt
+                return trace
+
+            _, ticket, _ = _handover.give(sent)
+            sys.settrace(trace)
+            try:
+                os.close(_ticket.redeem(ticket, ""))
+            except KeyboardInterrupt:
+                pass
+            finally:
+                sys.settrace(None)
+            return nth <= 0
+
+        interrupted(1_000_000)  # imports what is needed
+        count = 1
+        while interrupted(count):
+            signal.alarm(20)
+            count += 1
+        assert count > 100, count
+    """)
+
+
+def test_no_thread_to_end_waiting(play):
+    """EAGAIN, as a stranger might keep us for ever."""
+    play("""
+        import errno
+        here, there = multiprocessing.Pipe()
+        _loan.fetch = lambda cls, slip: None
+        here.send(memfd.from_bytes(b"data"))
+        message = there.recv_bytes()
+        _ticket._core.start_daemon = lambda *arguments: False
+        try:
+            pickle.loads(message)
+        except BlockingIOError as error:
+            assert error.errno == errno.EAGAIN
+        else:
+            raise SystemExit("no error")
+    """)
+
+
 def test_a_ticket_for_another_file(play):
     """What the ticket brings is refused, and closed, if it is not the file of the slip."""
     play("""
@@ -298,6 +349,34 @@ def test_a_stranger_who_says_what_he_likes(play):
                 finally:
                     ended.set()
                 thread.join()
+    """)
+
+
+def test_many_come_with_tickets(play):
+    """More than can wait at the address of a sender: the last ones come in later."""
+    play("""
+        import contextlib, socket, threading
+        answer, may_answer = _ticket.Sharer.answer, threading.Event()
+
+        def answer_later(sharer):
+            may_answer.wait()
+            answer(sharer)
+
+        _ticket.Sharer.answer = answer_later
+        _loan.fetch = lambda cls, slip: None
+        here, there = multiprocessing.Pipe()
+        here.send(memfd.from_bytes(b"data"))
+        with contextlib.ExitStack() as stack:
+            with contextlib.suppress(BlockingIOError):
+                for _ in range(1000):
+                    one = stack.enter_context(socket.socket(socket.AF_UNIX))
+                    one.setblocking(False)
+                    one.connect(_ticket.sharer._place[1])
+                raise SystemExit("all have a place")
+            leaving = threading.Thread(target=lambda: (time.sleep(0.3), stack.close()))
+            leaving.start()
+            threading.Thread(target=lambda: (leaving.join(), may_answer.set())).start()
+            assert there.recv().read() == b"data"
     """)
 
 
