@@ -7,6 +7,7 @@ thread there, and two processes that know the same authkey.
 from __future__ import annotations
 
 import _thread
+import _weakref
 import contextlib
 import errno
 import multiprocessing.connection
@@ -220,7 +221,8 @@ def _connection(sock: socket.socket, seconds: float) -> Iterator[Any]:
     talking = _thread.allocate_lock()
     talking.acquire()
     with multiprocessing.connection.Connection(os.dup(sock.fileno())) as connection:
-        if not _core.start_daemon(_hang_up, sock, seconds, talking):
+        ref = _weakref.ref(sock)  # who is interrupted drops it
+        if not _core.start_daemon(_hang_up, ref, seconds, talking):
             raise BlockingIOError(
                 errno.EAGAIN, "no thread can be started to end waiting"
             )
@@ -230,9 +232,12 @@ def _connection(sock: socket.socket, seconds: float) -> Iterator[Any]:
             talking.release()
 
 
-def _hang_up(sock: socket.socket, seconds: float, talking: _thread.LockType) -> None:
+def _hang_up(
+    ref: _weakref.ref[socket.socket], seconds: float, talking: _thread.LockType
+) -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
-    if not talking.acquire(timeout=seconds):
+    sock = None if talking.acquire(timeout=seconds) else ref()
+    if sock is not None:
         with contextlib.suppress(OSError):  # it was answered meanwhile
             sock.shutdown(socket.SHUT_RDWR)
 

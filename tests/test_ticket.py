@@ -60,15 +60,15 @@ def test_given_back_while_a_ticket_is_answered(play):
 
 
 def test_an_interrupt_while_a_ticket_is_redeemed(play):
-    """At each line of Python that runs here it comes out as it is."""
+    """At each line, of ours and of what may begin threads for us, it comes out as it is."""
     play("""
-        _ticket._ANSWER = _ticket._PATIENCE = 0.5  # for what is interrupted as it ends
         sent = memfd.from_bytes(b"data")
 
         def interrupted(nth):
             def trace(frame, event, argument):
                 nonlocal nth
-                nth -= event == "line"
+                module = frame.f_globals["__name__"].partition(".")[0]
+                nth -= event == "line" and module in ("memfd", "threading")
                 if nth == 0:
                     raise KeyboardInterrupt
                 return trace
@@ -88,7 +88,7 @@ def test_an_interrupt_while_a_ticket_is_redeemed(play):
         while interrupted(count):
             signal.alarm(20)
             count += 1
-        assert count > 100, count
+        assert count > 30, count
     """)
 
 
