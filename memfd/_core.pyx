@@ -380,9 +380,9 @@ def locked(lock, function, /, *arguments):
 def start_daemon(function, /, *arguments):
     """Call ``function(*arguments)`` in a thread that nobody waits for.
 
-    Return whether there is one: not as the interpreter ends, nor in one without such.  In
-    one step, out of which no signal handler raises, as it does in the midst of
-    ``threading.Thread.start``.
+    Return False where none can begin: at a limit, as the interpreter ends, or in one that
+    allows no such threads.  A signal handler may raise before or after this, and not in
+    the midst of it, as in ``threading.Thread.start``.
     """
     allowed = getattr(_thread, "daemon_threads_allowed", None)  # since Python 3.12
     if allowed is not None and not allowed():

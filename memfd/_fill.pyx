@@ -346,8 +346,8 @@ def _wait(list working):
 def _in_threads(fd, pieces, start, end, huge, alone, count):
     """Let threads, and this one, fill parts of whole huge pages.
 
-    Threads without `threading`: out of whose ``start`` a signal handler that raises comes
-    as RuntimeError, as if there were no thread, or leaves it waiting for ever.
+    Not by ``threading.Thread.start``: what a signal handler raises in the midst of that may
+    come out as RuntimeError, as if there were no thread, or leave one waiting for ever.
     """
     page = HUGE_PAGE_SIZE or 1
     step = (end - start) // count

@@ -134,7 +134,7 @@ class Sharer:
     def answer(self) -> None:
         """Send what one ticket is for, unless it was redeemed before."""
         place = self._place
-        if place is None:  # closed meanwhile, by `_serve`
+        if place is None:  # somebody closed it, and `_end` has seen that
             return
         listener, address, _, authkey = place
         accepted, _ = listener.accept()
